@@ -1,0 +1,54 @@
+# Two commands are all that a new user needs: `make demo` and `make test`. Each sets up what it
+# needs, the first time only. ARGS goes to the command: make demo ARGS="--devices 4 --seed 1"
+
+SHELL := bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help demo test check lint fmt bench docs wheel setup mosquitto clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## the whole loop on this machine: broker, coordinator, eight agents; about two minutes
+	@$(BIN)/slimfleet demo $(ARGS)
+
+test: setup mosquitto lint ## everything that a change must pass: linters, types, import rules, all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup lint ## before every commit: linters, types, import rules, unit and contract tests
+	@$(BIN)/python -m pytest tests/unit tests/contract -m "not slow" $(ARGS)
+
+lint: setup ## linters, types and import rules
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-logo --no-cache # the cache does not see files added later
+	@$(BIN)/mypy --no-error-summary
+
+fmt: setup ## format the code and mend what can be mended
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+bench: setup ## measure; never part of the tests
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: setup ## write docs/asyncapi.yaml anew and run what the documents promise
+	@$(BIN)/python -m broker.asyncapi
+	@$(BIN)/python -m pytest -m docs $(ARGS)
+
+wheel: setup ## build dist/*.whl, list it, install it bare and import the agent there
+	@rm -rf build dist
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@rm -rf build
+	@$(BIN)/python -m zipfile --list dist/*.whl
+	@SLIMFLEET_WHEEL=$$(echo "$(CURDIR)"/dist/*.whl) $(BIN)/python -m pytest tests/contract/test_bare_wheel.py $(ARGS)
+
+setup: ## build .venv (the first time, and after a change of pyproject.toml or constraints.txt)
+	@.ci/setup
+
+mosquitto: setup ## find or install mosquitto, which the integration tests start
+	@.ci/mosquitto
+
+clean: ## remove .venv and everything that was built
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,611 @@
+"""Every message of the protocol, as typed structs.
+
+The rules of evolution: a new field has a default, a field never changes its type or meaning,
+unknown fields are ignored when read. `broker.codec` turns them into msgpack and back, and knows
+which topic carries which message. Times are seconds since the epoch (UTC) of the sender's clock;
+durations are seconds; sizes are bytes; widths are width multipliers in (0, 1].
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every message carries.
+
+    Attributes:
+        session: counts the sender's starts; a message of an older session than the newest known
+            one is stale.
+        seq: counts messages within the session, from 1; (sender, session, seq) names a message.
+        sent_at: the sender's clock. Shown, never decided on.
+    """
+
+    session: int = 0
+    seq: int = 0
+    sent_at: float = 0.0
+
+
+class BlobReference(msgspec.Struct, frozen=True, kw_only=True):
+    """Where bytes are, and how to know that they are right.
+
+    Attributes:
+        blob: SHA-256 of the bytes on the wire (the ciphertext, where encrypted); names the topic.
+        size: bytes on the wire.
+        block_size: bytes of each block but the last.
+        plaintext: SHA-256 of the decoded bytes.
+        encrypted: whether a key is needed.
+    """
+
+    blob: str
+    size: int
+    block_size: int
+    plaintext: str
+    encrypted: bool = False
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.size // self.block_size)
+
+
+# --- from a device ------------------------------------------------------------------------------
+
+
+class LinkStatus(StrEnum):
+    """Whether a device said that it is there."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+class Birth(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/birth``, retained, also the last will: a device appeared or left.
+
+    Attributes:
+        status: online, or offline in the will and on shutdown.
+        cause: why offline: "will" or "shutdown".
+        agent: version of the agent.
+        can_train: torch and the model are installed.
+        running: plaintext digest of the model that the device runs now, or "".
+        emulated: name of the emulated machine, or "" on a real one.
+    """
+
+    status: LinkStatus
+    cause: str = ""
+    agent: str = ""
+    can_train: bool = False
+    running: str = ""
+    emulated: str = ""
+
+
+class Alive(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/alive``: a heartbeat; it renews the lease.
+
+    Attributes:
+        busy: what the device does now: "idle", "profiling", "training", "transferring".
+    """
+
+    busy: str = "idle"
+
+
+class WidthCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one training width costs on a device.
+
+    Attributes:
+        width: width multiplier.
+        step_s: seconds of one training step, emulation included.
+        peak_bytes: peak memory of training.
+        timed_steps: how many steps were timed.
+    """
+
+    width: float
+    step_s: float
+    peak_bytes: int
+    timed_steps: int = 3
+
+
+class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/profile``, retained: what a device can do; the wire form of `profiler.DeviceProfile`.
+
+    Attributes:
+        schema: version of this profile.
+        model: model id that the costs were measured with; "" where the device cannot train.
+        spec_hash: width spec of that model.
+        batch_size: batch of the timed steps.
+        costs: one entry per width that fitted.
+        failures: one line per width that did not, for example "oom at width 1.0".
+        can_train: false on an inference-only device.
+        reason: why it cannot train.
+        memory_budget: bytes that training may use.
+        link_bytes_per_s: measured (or emulated) rate of the transfer path.
+        samples: training samples on the device (the device's own claim).
+        cores, cpu_flags, memory_total, machine, system, python: facts of the machine.
+        runtimes: versions, for example {"torch": "2.13.0", "onnxruntime": "1.32.0"}.
+        emulated: name of the emulated machine, or "".
+    """
+
+    schema: int = 1
+    model: str = ""
+    spec_hash: str = ""
+    batch_size: int = 0
+    costs: tuple[WidthCost, ...] = ()
+    failures: tuple[str, ...] = ()
+    can_train: bool = False
+    reason: str = ""
+    memory_budget: int = 0
+    link_bytes_per_s: float = 0.0
+    samples: int = 0
+    cores: int = 0
+    cpu_flags: tuple[str, ...] = ()
+    memory_total: int = 0
+    machine: str = ""
+    system: str = ""
+    python: str = ""
+    runtimes: dict[str, str] = {}
+    emulated: str = ""
+
+
+class Stage(StrEnum):
+    """How far a device is with its task, in order, then the ways it can end badly."""
+
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    UPLOADED = "uploaded"
+    DECLINED = "declined"
+    FAILED = "failed"
+
+
+class DropReason(StrEnum):
+    """The closed list of why a device's work did not count in a round."""
+
+    OFFLINE = "offline"
+    LATE = "late"
+    DECLINED = "declined"
+    OUT_OF_MEMORY = "out-of-memory"
+    TRAINING_FAILED = "training-failed"
+    WRONG_ROUND = "wrong-round"
+    WRONG_SPEC = "wrong-spec"
+    WRONG_WIDTH = "wrong-width"
+    WRONG_SHAPE = "wrong-shape"
+    NOT_FINITE = "not-finite"
+    BAD_BYTES = "bad-bytes"
+    FORGED_ID = "forged-id"
+    SUSPENDED = "suspended"
+    ROUND_ABANDONED = "round-abandoned"
+
+
+class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/progress``, retained: how far the device is with the task of ``round``.
+
+    Attributes:
+        reason: for declined and failed, from the closed list.
+        detail: one line for people.
+        downloaded_bytes, download_s, train_s: what was measured so far.
+    """
+
+    round: int
+    stage: Stage
+    reason: DropReason | None = None
+    detail: str = ""
+    downloaded_bytes: int = 0
+    download_s: float = 0.0
+    train_s: float = 0.0
+
+
+class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/update``, retained until its receipt: the result of a training task.
+
+    Attributes:
+        device: must equal the device of the topic.
+        round, width, model, spec_hash: must equal the task's.
+        payload: what the blob holds; "state-dict" (the trained slice).
+        encoding: how; "safetensors-f32".
+        blob: the uploaded bytes.
+        samples: samples trained on (the device's own claim).
+        steps: gradient steps done.
+        loss: mean training loss, the device's own claim.
+        download_s, train_s: measured durations, emulation included.
+    """
+
+    device: str
+    round: int
+    width: float
+    model: str
+    spec_hash: str
+    blob: BlobReference
+    payload: str = "state-dict"
+    encoding: str = "safetensors-f32"
+    samples: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    download_s: float = 0.0
+    train_s: float = 0.0
+
+
+class InstallState(StrEnum):
+    """What became of a deployment on the device."""
+
+    DOWNLOADING = "downloading"
+    INSTALLED = "installed"
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the running model scored on data that the device holds.
+
+    Attributes:
+        data: name of the data, for example "own" or "unseen-person".
+        score: the task's score, higher is better.
+        samples: how many samples.
+    """
+
+    data: str
+    score: float
+    samples: int
+
+
+class Report(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/report``, retained: what the device really runs. The truth of every rollout.
+
+    Attributes:
+        counter: the deployment answered.
+        state: how far it came.
+        running: plaintext digest of the model that the device runs now, or "".
+        width: width of the running model, 0 where none.
+        code: machine-readable reason of a refusal.
+        detail: one line for people.
+        latency_p50_s, latency_p95_s: of one inference with batch 1.
+        mean_confidence: over the evaluated samples.
+        evaluations: scores on data that the device holds.
+    """
+
+    counter: int
+    state: InstallState
+    running: str = ""
+    width: float = 0.0
+    code: str = ""
+    detail: str = ""
+    latency_p50_s: float = 0.0
+    latency_p95_s: float = 0.0
+    mean_confidence: float = 0.0
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+class Telemetry(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/telemetry``: what inference looked like since the last one.
+
+    Attributes:
+        running: plaintext digest of the model.
+        inferences: how many samples.
+        latency_p50_s, latency_p95_s: per call.
+        classes: counts per class.
+        confidence: counts per tenth of confidence (10 entries).
+        memory_bytes: resident memory of the agent.
+        outbox: updates that wait for a receipt.
+    """
+
+    running: str = ""
+    inferences: int = 0
+    latency_p50_s: float = 0.0
+    latency_p95_s: float = 0.0
+    classes: tuple[int, ...] = ()
+    confidence: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    outbox: int = 0
+
+
+# --- from the server ----------------------------------------------------------------------------
+
+
+class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The hyper-parameters of a task; see `slimmable.training.TrainingRule`."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    widths: tuple[float, ...]
+
+
+class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/task``, retained while the round is open: train this width on your own data.
+
+    Attributes:
+        round: number of the round, from 1.
+        width: the training width.
+        model, options, spec_hash: which network; built from code already on the device.
+        weights: blob with the slice of this width.
+        key: 32 bytes that open the blob; only in the tasks of entitled devices.
+        payload, encoding: what the blob holds and how.
+        training: hyper-parameters.
+        budget_s: seconds from receipt until the update must have arrived.
+        seed: for batch order and width draws.
+    """
+
+    round: int
+    width: float
+    model: str
+    options: dict[str, Any]
+    spec_hash: str
+    weights: BlobReference
+    key: bytes
+    training: TrainingSettings
+    budget_s: float
+    seed: int
+    payload: str = "state-dict"
+    encoding: str = "safetensors-f32"
+
+
+class Verdict(StrEnum):
+    """What became of an update."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+class Receipt(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/receipt``, retained: the server has committed what it did with an update.
+
+    Only this acknowledges an update, never a PUBACK.
+
+    Attributes:
+        round, blob: which update.
+        verdict: accepted or refused.
+        reason, detail: why refused.
+    """
+
+    round: int
+    blob: str
+    verdict: Verdict
+    reason: DropReason | None = None
+    detail: str = ""
+
+
+class Participation(StrEnum):
+    """Whether a device takes part in training."""
+
+    TAKES_PART = "takes-part"
+    WAITING = "waiting"
+    CANNOT = "cannot"
+    SUSPENDED = "suspended"
+
+
+class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/standing``, retained: where a device stands and why; `slimfleet status` reads it.
+
+    Attributes:
+        participation: whether it takes part; reason: in one sentence.
+        training_width, entitled_width, deployed_width, running_width: 0 where none, each with its
+            sentence in ``width_reasons``.
+        width_reasons: {"training": ..., "entitled": ..., "deployed": ..., "running": ...}.
+        rounds_taken, rounds_missed: so far; last_drop: the last drop reason with its detail.
+        contribution: accumulated score; method: how it was measured.
+        confirmed: digest that the device confirmed to run.
+    """
+
+    participation: Participation
+    reason: str
+    training_width: float = 0.0
+    entitled_width: float = 0.0
+    deployed_width: float = 0.0
+    running_width: float = 0.0
+    width_reasons: dict[str, str] = {}
+    rounds_taken: int = 0
+    rounds_missed: int = 0
+    last_drop: str = ""
+    contribution: float | None = None
+    method: str = ""
+    confirmed: str = ""
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """One Ed25519 signature (64 bytes) and the id of the key that made it."""
+
+    key_id: str
+    signature: bytes
+
+
+class SignedEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+    """Exact bytes and who signed them; see `broker.envelope` for how they are verified.
+
+    Attributes:
+        kind: "release" or "deployment"; part of what is signed.
+        payload: msgpack of the document.
+        signatures: at least one by a trusted key.
+    """
+
+    kind: str
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+class ReferenceHistogram(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model says on the server's validation data; see `slimmable.task.Reference`."""
+
+    classes: tuple[int, ...]
+    confidence: tuple[int, ...]
+
+
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a device must know about one ONNX file.
+
+    Attributes:
+        model, width, spec_hash, round: which weights.
+        digest, size: SHA-256 and bytes of the ONNX file.
+        opset, ir_version: of the file.
+        input_name, input_shape: without the batch dimension; output_name likewise.
+        task, classes: how to decode outputs.
+        score: measured by the server; score_data: on what.
+        reference: histograms on the validation data.
+        parity: largest absolute difference to torch.
+        payload, encoding: "onnx", "onnx-f32".
+        scale: expected input preprocessing in one line for people.
+    """
+
+    model: str
+    width: float
+    spec_hash: str
+    round: int
+    digest: str
+    size: int
+    opset: int
+    ir_version: int
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+    task: str
+    classes: tuple[str, ...]
+    score: float
+    score_data: str
+    reference: ReferenceHistogram
+    parity: float
+    payload: str = "onnx"
+    encoding: str = "onnx-f32"
+    scale: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """One model version at one width, immutable once signed.
+
+    Attributes:
+        fleet: the fleet it is for.
+        version: counts the fleet's releases of model weights, from 1.
+        manifest: the ONNX file.
+        created_at, expires_at: server's clock.
+    """
+
+    fleet: str
+    version: int
+    manifest: ModelManifest
+    created_at: float
+    expires_at: float
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """Which release one device shall run.
+
+    Attributes:
+        device: the only device it is for.
+        counter: higher than every earlier deployment of this device. A rollback or a lower reward
+            is a *higher* counter that names an older digest.
+        digest: of the ONNX file; "" takes the model away.
+        reason: in one sentence.
+        expires_at: server's clock.
+    """
+
+    fleet: str
+    device: str
+    counter: int
+    digest: str
+    reason: str
+    expires_at: float
+
+
+class DeploymentOrder(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/deployment``, retained: the signed deployment, its signed release, where the bytes are.
+
+    Attributes:
+        deployment: envelope of a `Deployment`.
+        release: envelope of a `Release`; absent where the deployment takes the model away.
+        blob: the encrypted ONNX file.
+        key: 32 bytes that open the blob.
+    """
+
+    deployment: SignedEnvelope
+    release: SignedEnvelope | None = None
+    blob: BlobReference | None = None
+    key: bytes = b""
+
+
+class ServerState(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``srv/state``, retained, also the server's will: who serves this fleet and what is trained.
+
+    Attributes:
+        status: online or offline.
+        model, options, spec_hash: what devices shall profile with.
+        widths: the training grid.
+        batch_size: of the profile's timed steps.
+        heartbeat_s: how often devices shall say that they are alive.
+        block_size: for uploads.
+        notice: what every participant must know, for example that devices hold their training
+            width while training.
+    """
+
+    status: LinkStatus
+    model: str = ""
+    options: dict[str, Any] = {}
+    spec_hash: str = ""
+    widths: tuple[float, ...] = ()
+    batch_size: int = 0
+    heartbeat_s: float = 30.0
+    block_size: int = 262144
+    notice: str = ""
+
+
+class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the summary."""
+
+    device: str
+    link: str
+    participation: Participation
+    training_width: float = 0.0
+    running_width: float = 0.0
+
+
+class Summary(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``srv/summary``, retained: the fleet at a glance.
+
+    Attributes:
+        phase: what the coordinator does now.
+        detail: in one sentence.
+        round: current or last round; rounds: how many are planned.
+        score: of the full width after the last round.
+        devices: one line per device, at most 150; more are counted in ``more``.
+    """
+
+    phase: str
+    detail: str = ""
+    round: int = 0
+    rounds: int = 0
+    score: float | None = None
+    online: int = 0
+    devices: tuple[DeviceSummary, ...] = ()
+    more: int = 0
+
+
+# --- operators ----------------------------------------------------------------------------------
+
+
+class OperatorAction(StrEnum):
+    """What an operator may ask for."""
+
+    SUSPEND = "suspend"
+    RESUME = "resume"
+
+
+class Command(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``op/<operator>/up/command``: an operator asks for something.
+
+    Attributes:
+        command_id: chosen by the operator's tool; a repeated id is answered, not done again.
+        action, device: what and with whom.
+        reason: in the operator's words, kept in the journal.
+    """
+
+    command_id: str
+    action: OperatorAction
+    device: str
+    reason: str = ""
+
+
+class CommandResult(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``op/<operator>/down/result``, retained: the answer to the operator's last command."""
+
+    command_id: str
+    done: bool
+    detail: str = ""

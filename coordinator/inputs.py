@@ -1,0 +1,194 @@
+"""What can happen to a coordinator, as values."""
+
+from dataclasses import dataclass
+
+from broker.messages import (
+    Birth,
+    BlobReference,
+    Command,
+    DropReason,
+    Profile,
+    Progress,
+    Release,
+    Report,
+    Update,
+)
+from coordinator.settings import Settings
+from journal.events import Contribution, CurvePoint, LinkState
+
+
+@dataclass(frozen=True)
+class Started:
+    """The coordinator process started (again)."""
+
+    settings: Settings
+    spec_hash: str
+    software: str
+
+
+@dataclass(frozen=True)
+class BirthReceived:
+    """A device announced itself."""
+
+    device: str
+    birth: Birth
+
+
+@dataclass(frozen=True)
+class LeaseChanged:
+    """The lease of a device changed its state."""
+
+    device: str
+    link: LinkState
+    cause: str
+
+
+@dataclass(frozen=True)
+class ProfileReceived:
+    """A device reported what it can do; ``payload_bytes`` is the weights' size per width."""
+
+    device: str
+    profile: Profile
+    payload_bytes: dict[float, int]
+
+
+@dataclass(frozen=True)
+class ProgressReceived:
+    """A device said how far it is."""
+
+    device: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class UpdateAnnounced:
+    """A device announced an update; its bytes have not been fetched.
+
+    Attributes:
+        limit_bytes: the most that an update of this width can honestly weigh.
+    """
+
+    device: str
+    update: Update
+    limit_bytes: int
+
+
+@dataclass(frozen=True)
+class UpdateFetched:
+    """The bytes of an update were fetched and inspected.
+
+    Attributes:
+        digest: where they stand in the blob folder.
+        fault: why they cannot be used, if so.
+    """
+
+    device: str
+    update: Update
+    limit_bytes: int
+    digest: str
+    fault: tuple[DropReason, str] | None = None
+
+
+@dataclass(frozen=True)
+class ReportReceived:
+    """A device said what it runs."""
+
+    device: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class CommandReceived:
+    """An operator asked for something."""
+
+    operator: str
+    command: Command
+
+
+@dataclass(frozen=True)
+class MessageForged:
+    """A message whose payload names somebody else than its topic, or that is nonsense."""
+
+    sender: str
+    channel: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """The initial weights exist and were measured."""
+
+    digest: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The worker aggregated and measured a round."""
+
+    round: int
+    digest: str
+    curve: tuple[CurvePoint, ...]
+    contributions: tuple[Contribution, ...]
+    method: str
+    value_before: float
+    value_after: float
+    coalitions: int
+    seconds: float
+    better: bool
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The worker exported the reward widths.
+
+    Attributes:
+        releases: one per width, with the shared blob's reference.
+        worse: why the new weights must not replace those in use, or "".
+    """
+
+    releases: tuple[tuple[Release, BlobReference], ...]
+    worse: str = ""
+
+
+@dataclass(frozen=True)
+class BlobPublished:
+    """The blocks of a shared blob are all on the broker."""
+
+    purpose: str
+    width: float
+    blob: str
+    size: int
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """A job of the worker failed."""
+
+    job: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+
+Input = (
+    Started
+    | BirthReceived
+    | LeaseChanged
+    | ProfileReceived
+    | ProgressReceived
+    | UpdateAnnounced
+    | UpdateFetched
+    | ReportReceived
+    | CommandReceived
+    | MessageForged
+    | Initialised
+    | Scored
+    | Exported
+    | BlobPublished
+    | JobFailed
+    | Tick
+)

@@ -1,0 +1,135 @@
+"""Runs the coordinator's slow jobs in worker processes, so that the server always answers.
+
+Two workers: one for rounds, one that prepares ONNX templates while devices train. Processes are
+spawned, never forked, and end with their parent even if it is killed.
+"""
+
+import asyncio
+import importlib
+import logging
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol
+
+from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob
+
+log = logging.getLogger(__name__)
+
+
+class JobError(Exception):
+    """A job failed or its process died. The coordinator records it and tries again."""
+
+
+class JobRunner(Protocol):
+    """Runs jobs somewhere else."""
+
+    async def describe(self, bench: Bench) -> bytes:
+        """See `coordinator.work.describe`."""
+
+    async def initialise(self, bench: Bench) -> tuple[str, float]:
+        """See `coordinator.work.initialise`."""
+
+    async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
+        """See `coordinator.work.score_round`."""
+
+    async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
+        """See `coordinator.work.export_widths`."""
+
+    def warm(self, bench: Bench) -> None:
+        """Start making ONNX templates; nobody waits for it."""
+
+    def close(self) -> None:
+        """End the worker processes."""
+
+
+class ProcessJobs:
+    """Jobs in spawned processes."""
+
+    def __init__(self) -> None:
+        """Start no process yet; each starts with its first job."""
+        self._pools: dict[str, ProcessPoolExecutor] = {}
+        self._warming: asyncio.Task[None] | None = None
+
+    async def describe(self, bench: Bench) -> bytes:
+        """Run `coordinator.work.describe` in the rounds process."""
+        spec: bytes = await self._run("rounds", "describe", bench)
+        return spec
+
+    async def initialise(self, bench: Bench) -> tuple[str, float]:
+        """Run `coordinator.work.initialise` in the rounds process."""
+        result: tuple[str, float] = await self._run("rounds", "initialise", bench)
+        return result
+
+    async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
+        """Run `coordinator.work.score_round` in the rounds process."""
+        result: RoundResult = await self._run("rounds", "score_round", bench, job)
+        return result
+
+    async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
+        """Wait for the templates, then run `coordinator.work.export_widths`."""
+        if self._warming:
+            await self._warming
+        result: ExportResult = await self._run("exports", "export_widths", bench, job)
+        return result
+
+    def warm(self, bench: Bench) -> None:
+        """Make templates in the exports process in the background."""
+        if self._warming is None:
+            self._warming = asyncio.create_task(self._warm(bench))
+
+    async def _warm(self, bench: Bench) -> None:
+        try:
+            seconds = await self._run("exports", "warm_templates", bench)
+        except JobError as error:
+            log.warning("templates are made at export time instead: %s", error)
+        else:
+            log.info("ONNX templates ready after %.1f CPU s", seconds)
+
+    async def _run(self, pool: str, job: str, *arguments: object) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool(pool), _call, job, *arguments)
+        except BrokenProcessPool as error:
+            self._pools.pop(pool).shutdown(wait=False, cancel_futures=True)
+            raise JobError(f"{job}: the worker process died ({error})") from error
+        except Exception as error:
+            raise JobError(f"{job}: {type(error).__name__}: {error}") from error
+
+    def _pool(self, name: str) -> ProcessPoolExecutor:
+        if name not in self._pools:
+            self._pools[name] = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_end_with_parent,
+            )
+        return self._pools[name]
+
+    def close(self) -> None:
+        """Kill the workers: whatever they do is done again from the journal's state."""
+        if self._warming:
+            self._warming.cancel()
+        for pool in self._pools.values():
+            workers = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.kill()
+
+
+def _call(job: str, *arguments: object) -> Any:
+    """Run one function of `coordinator.work`, imported here so that only workers load torch."""
+    return getattr(importlib.import_module("coordinator.work"), job)(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent is gone: a pool worker would wait for its next job for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,111 @@
+"""Presence as a lease: who is there, by the server's own receive times. Pure; the clock is given.
+
+A birth that the broker delivers with the retain flag may be days old, so it never renews a lease.
+A last will is only a hint: it starts a short grace, and any sign of life ends that. An older
+session's will is ignored, because wills may arrive after the next birth.
+"""
+
+from dataclasses import dataclass, replace
+
+from coordinator.settings import Presence
+from journal.events import LinkState
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What is known about one device's link.
+
+    Attributes:
+        session: newest session heard of.
+        heard_at: server time of the last sign of life in this run of the server, or None.
+        doubted_at: server time of a will of this session that nothing followed.
+        doubt: what the will or goodbye said.
+        state: as last told.
+    """
+
+    session: int
+    heard_at: float | None = None
+    doubted_at: float | None = None
+    doubt: str = ""
+    state: LinkState = LinkState.NEVER_SEEN
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A lease changed its state."""
+
+    device: str
+    state: LinkState
+    cause: str
+
+
+class Leases:
+    """All leases of a fleet."""
+
+    def __init__(self, settings: Presence, known: dict[str, Lease], now: float) -> None:
+        """Take over the leases known from the journal.
+
+        Devices that were there get one full lease from ``now``: the server has just started and
+        cannot hold its own absence against them.
+        """
+        self._settings = settings
+        self._leases = {
+            device: replace(
+                lease, heard_at=now if lease.state in (LinkState.ONLINE, LinkState.LATE) else None
+            )
+            for device, lease in known.items()
+        }
+
+    def session(self, device: str) -> int:
+        """Return the newest session of a device, 0 if it was never seen."""
+        lease = self._leases.get(device)
+        return lease.session if lease else 0
+
+    def heard(self, device: str, session: int, now: float) -> bool:
+        """Note a live sign of life; returns False for a message of an outdated session."""
+        lease = self._leases.get(device, Lease(session))
+        if session < lease.session:
+            return False
+        self._leases[device] = replace(
+            lease, session=session, heard_at=now, doubted_at=None, doubt=""
+        )
+        return True
+
+    def remembered(self, device: str, session: int) -> None:
+        """Note a retained message: the device exists, but nothing says that it is there now."""
+        lease = self._leases.get(device, Lease(session))
+        self._leases[device] = replace(lease, session=max(session, lease.session))
+
+    def doubted(self, device: str, session: int, cause: str, now: float) -> None:
+        """Note a last will or a goodbye of ``session``."""
+        lease = self._leases.get(device, Lease(session))
+        if session < lease.session or lease.doubted_at is not None:
+            return
+        # A goodbye is the device's own word: no grace.
+        since = now - self._settings.grace_s if cause == "shutdown" else now
+        self._leases[device] = replace(lease, session=session, doubted_at=since, doubt=cause)
+
+    def transitions(self, now: float) -> list[Transition]:
+        """Return what changed by ``now`` and remember that it was told."""
+        changed = []
+        for device, lease in sorted(self._leases.items()):
+            state, cause = self._judge(lease, now)
+            if state is not lease.state:
+                self._leases[device] = replace(lease, state=state)
+                changed.append(Transition(device, state, cause))
+        return changed
+
+    def _judge(self, lease: Lease, now: float) -> tuple[LinkState, str]:
+        settings = self._settings
+        if lease.doubted_at is not None and now - lease.doubted_at >= settings.grace_s:
+            return LinkState.OFFLINE, lease.doubt or "will"
+        if lease.heard_at is None:
+            if lease.state is LinkState.NEVER_SEEN:
+                return LinkState.OFFLINE, "known only from a retained message"
+            return lease.state, ""
+        silent = (now - lease.heard_at) / settings.heartbeat_s
+        if silent >= settings.offline_after:
+            return LinkState.OFFLINE, f"silent for {now - lease.heard_at:.0f} s"
+        if silent >= settings.late_after:
+            return LinkState.LATE, f"silent for {now - lease.heard_at:.0f} s"
+        return LinkState.ONLINE, "heard"

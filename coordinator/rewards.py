@@ -1,0 +1,141 @@
+"""From contributions to reward widths: the equal-gain rule on measured scores. Pure.
+
+The rule (after Aequa, ICML 2025; our reading): every honest device gains the same. A device's
+contribution is first expressed as a score c_i (what its share of the progress is worth, between the
+untrained and the trained model); its reward is r_i = c_i + t with one t for all, clipped to what the
+widths span, so that the best contributor gets the best model. Then the widest width whose measured
+score does not exceed r_i: rounding down, so nobody is over-rewarded against a better contributor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from journal.events import CurvePoint, Reward
+
+EQUAL_GAIN = "equal-gain"
+AFFINE = "affine"
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Rewards of all devices and the rule that made them."""
+
+    rule: str
+    note: str
+    rewards: tuple[Reward, ...]
+
+
+def without_dominated(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Return the widths worth having: each scores strictly more than every narrower one."""
+    kept: list[CurvePoint] = []
+    for point in sorted(points, key=lambda point: point.width):
+        if not kept or point.score > kept[-1].score:
+            kept.append(point)
+    return kept
+
+
+def score_values(
+    contributions: Mapping[str, float], untrained: float, trained: float
+) -> dict[str, float]:
+    """Express contributions in score units.
+
+    c_i = a_0 + (a_T - a_0) * N * Phi_i / sum(Phi): a device that gave nothing is worth the
+    untrained model's score a_0, and equal devices are worth the trained model's a_T. If the sum is
+    not above 0, nobody advanced the model and all get a_0.
+    """
+    total = sum(contributions.values())
+    if total <= 0:
+        return dict.fromkeys(contributions, untrained)
+    count = len(contributions)
+    return {
+        device: untrained + (trained - untrained) * count * score / total
+        for device, score in contributions.items()
+    }
+
+
+def allocate(
+    contributions: Mapping[str, float],
+    curve: Sequence[CurvePoint],
+    untrained: float,
+    cutoff: float,
+) -> Allocation:
+    """Return each device's reward width.
+
+    Args:
+        contributions: device -> accumulated score, every device that was ever invited.
+        curve: measured score over the reward ladder.
+        untrained: score of the initial model (a_0).
+        cutoff: share of the average contribution below which a device receives no release.
+
+    Raises:
+        ValueError: the curve is empty.
+    """
+    if not curve:
+        raise ValueError("no width was measured: rewards need a score for at least one")
+    ladder = without_dominated(curve)
+    trained = ladder[-1].score
+    values = score_values(contributions, untrained, trained)
+    shares = _shares(contributions)
+    honest = [device for device in contributions if shares[device] >= cutoff]
+    low, high = ladder[0].score, ladder[-1].score
+    rule, note, targets = _targets({device: values[device] for device in honest}, low, high)
+    rewards = []
+    for device in sorted(contributions):
+        if device in targets:
+            point = _widest_within(ladder, targets[device])
+            reason = (
+                f"width {point.width:g}: {shares[device]:.2f} times the average contribution earns"
+                f" a score of {targets[device]:.3f}, and width {point.width:g} scores"
+                f" {point.score:.3f}"
+            )
+            target, width, score = targets[device], point.width, point.score
+        else:
+            reason = (
+                f"no release: {shares[device]:.2f} times the average contribution is below the"
+                f" cut-off of {cutoff:g}"
+            )
+            target, width, score = 0.0, 0.0, 0.0
+        rewards.append(
+            Reward(
+                device=device,
+                contribution=contributions[device],
+                share=shares[device],
+                value=values[device],
+                target=target,
+                width=width,
+                score=score,
+                reason=reason,
+            )
+        )
+    return Allocation(rule, note, tuple(rewards))
+
+
+def _shares(contributions: Mapping[str, float]) -> dict[str, float]:
+    total = sum(contributions.values())
+    if total <= 0:
+        return dict.fromkeys(contributions, 0.0)
+    return {device: len(contributions) * s / total for device, s in contributions.items()}
+
+
+def _targets(
+    values: Mapping[str, float], low: float, high: float
+) -> tuple[str, str, dict[str, float]]:
+    if not values:
+        return EQUAL_GAIN, "no device is above the cut-off", {}
+    top, bottom = max(values.values()), min(values.values())
+    if top - bottom <= high - low:
+        shift = high - top
+        clipped = {d: min(high, max(low, value + shift)) for d, value in values.items()}
+        return EQUAL_GAIN, "", clipped
+    note = (
+        f"honest contributions spread over {top - bottom:.3f}, the widths only over"
+        f" {high - low:.3f}: mapped affinely above the cut-off, ranks kept"
+    )
+    scale = (high - low) / (top - bottom)
+    return AFFINE, note, {d: low + (value - bottom) * scale for d, value in values.items()}
+
+
+def _widest_within(ladder: Sequence[CurvePoint], target: float) -> CurvePoint:
+    # The tolerance absorbs the rounding of low + (value - bottom) * scale at the top.
+    affordable = [point for point in ladder if point.score <= target + 1e-9]
+    return affordable[-1] if affordable else ladder[0]

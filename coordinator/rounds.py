@@ -1,0 +1,587 @@
+"""What the coordinator decides: `decide(state, input, now) -> events`. Pure.
+
+Each input is answered with the facts that follow from it; then `_follow_up` asks whether the
+campaign moves on by itself (a round opens, closes, training stops, rewards are allocated), until
+nothing more follows. What must be *done* is derived from the state in `coordinator.duties`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from broker.messages import (
+    DropReason,
+    InstallState,
+    OperatorAction,
+    Participation,
+    Stage,
+    Update,
+)
+from coordinator import inputs as i
+from coordinator.fleet import Campaign, Device, Phase, answered_deployment, evolve
+from coordinator.rewards import allocate
+from coordinator.settings import Settings
+from coordinator.width_policy import choose_width
+from journal import events as e
+from journal.events import LinkState
+
+DAY_S = 86400.0
+MIN_BLOCK = 1024
+PRESENT = (LinkState.ONLINE, LinkState.LATE)
+
+
+def decide(state: Campaign, given: i.Input, now: float) -> list[e.AnyEvent]:
+    """Return every event that follows from ``given`` at server time ``now``, in order."""
+    events = _REACTIONS[type(given)](state, given, now)
+    for event in events:
+        state = evolve(state, event, now)
+    while following := _follow_up(state, now):
+        events = [*events, *following]
+        for event in following:
+            state = evolve(state, event, now)
+    return events
+
+
+def admit(
+    state: Campaign, device: str, update: Update, limit_bytes: int
+) -> tuple[DropReason, str] | None:
+    """Return why an announced update is refused before its bytes are fetched, or None."""
+    current = state.round
+    if update.device != device:
+        return DropReason.FORGED_ID, f"payload names device {update.device!r}, topic {device!r}"
+    if current is None or update.round > current.number:
+        return DropReason.WRONG_ROUND, f"round {update.round} has not been opened"
+    if update.round < current.number or current.closed is not None:
+        return DropReason.LATE, f"round {update.round} is closed"
+    task = current.tasks.get(device)
+    if task is None:
+        return DropReason.WRONG_ROUND, f"not invited to round {update.round}"
+    if task.dropped is not None:
+        return task.dropped, f"already dropped from round {update.round}: {task.dropped}"
+    if update.spec_hash != state.spec_hash:
+        return (
+            DropReason.WRONG_SPEC,
+            f"spec {update.spec_hash[:8]}, expected {state.spec_hash[:8]}",
+        )
+    if update.width != task.task.width:
+        return DropReason.WRONG_WIDTH, f"width {update.width:g}, task {task.task.width:g}"
+    if not 0 < update.blob.size <= limit_bytes or not MIN_BLOCK <= update.blob.block_size:
+        return DropReason.BAD_BYTES, f"{update.blob.size} bytes, at most {limit_bytes} make sense"
+    if update.payload != "state-dict" or update.encoding != "safetensors-f32":
+        return DropReason.BAD_BYTES, f"unknown payload {update.payload!r} in {update.encoding!r}"
+    return None
+
+
+# --- reactions to inputs ------------------------------------------------------------------------
+
+
+def _started(state: Campaign, given: i.Started, now: float) -> list[e.AnyEvent]:
+    events: list[e.AnyEvent] = [e.ServerStarted(epoch=state.epoch + 1)]
+    if state.settings is None:
+        settings = given.settings
+        events.append(
+            e.CampaignStarted(
+                fleet=settings.fleet,
+                model=settings.model,
+                options=settings.options,
+                spec_hash=given.spec_hash,
+                widths=settings.widths,
+                ladder=settings.rewards.ladder,
+                seed=settings.seed,
+                software=given.software,
+                settings=msgspec.to_builtins(settings),
+            )
+        )
+    return events
+
+
+def _born(state: Campaign, given: i.BirthReceived, now: float) -> list[e.AnyEvent]:
+    known, birth = state.devices.get(given.device), given.birth
+    if known and birth.session <= known.session:
+        return []
+    return [
+        e.DeviceBorn(
+            device=given.device,
+            session=birth.session,
+            agent=birth.agent,
+            can_train=birth.can_train,
+            running=birth.running,
+            emulated=birth.emulated,
+        )
+    ]
+
+
+def _lease(state: Campaign, given: i.LeaseChanged, now: float) -> list[e.AnyEvent]:
+    return [e.PresenceChanged(device=given.device, state=given.link, cause=given.cause)]
+
+
+def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.AnyEvent]:
+    known = state.devices.get(given.device)
+    if known and known.profile and _same_profile(known.profile, given.profile):
+        return []
+    choice = choose_width(
+        given.profile, _settings(state), state.spec_hash, given.payload_bytes.__getitem__
+    )
+    return [
+        e.DeviceProfiled(device=given.device, profile=given.profile),
+        e.WidthChosen(
+            device=given.device,
+            width=choice.width,
+            participation=choice.participation,
+            reason=choice.reason,
+            predicted_s=choice.predicted_s,
+            predicted_bytes=choice.predicted_bytes,
+        ),
+    ]
+
+
+def _same_profile(old: Any, new: Any) -> bool:
+    stamp = {"session": 0, "seq": 0, "sent_at": 0.0}
+    return bool(
+        msgspec.structs.replace(old, **stamp) == msgspec.structs.replace(new, **stamp)
+    )
+
+
+def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[e.AnyEvent]:
+    current, progress = state.round, given.progress
+    if current is None or progress.round != current.number or current.closed:
+        return []
+    task = current.tasks.get(given.device)
+    if task is None or task.answered or not _later(progress.stage, task.stage):
+        return []
+    events: list[e.AnyEvent] = [
+        e.TaskProgressed(
+            round=progress.round,
+            device=given.device,
+            stage=progress.stage,
+            reason=progress.reason,
+            detail=progress.detail,
+            downloaded_bytes=progress.downloaded_bytes,
+            download_s=progress.download_s,
+            train_s=progress.train_s,
+        )
+    ]
+    if progress.stage in (Stage.DECLINED, Stage.FAILED):
+        fallback = (
+            DropReason.DECLINED
+            if progress.stage is Stage.DECLINED
+            else DropReason.TRAINING_FAILED
+        )
+        events.append(
+            e.DeviceDropped(
+                round=progress.round,
+                device=given.device,
+                reason=progress.reason or fallback,
+                detail=progress.detail,
+            )
+        )
+    return events
+
+
+def _later(stage: Stage, than: Stage | None) -> bool:
+    order = list(Stage)
+    return than is None or order.index(stage) > order.index(than)
+
+
+def _announced(state: Campaign, given: i.UpdateAnnounced, now: float) -> list[e.AnyEvent]:
+    refusal = admit(state, given.device, given.update, given.limit_bytes)
+    return _refuse(state, given.device, given.update, refusal) if refusal else []
+
+
+def _fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEvent]:
+    update, current = given.update, state.round
+    refusal = admit(state, given.device, update, given.limit_bytes) or given.fault
+    if refusal:
+        return _refuse(state, given.device, update, refusal)
+    assert current is not None
+    if current.tasks[given.device].update is not None:
+        return []
+    return [
+        e.UpdateAccepted(
+            round=update.round,
+            device=given.device,
+            width=update.width,
+            blob=update.blob.blob,
+            digest=given.digest,
+            size=update.blob.size,
+            samples=max(0, update.samples),
+            steps=update.steps,
+            loss=update.loss,
+            download_s=update.download_s,
+            train_s=update.train_s,
+            round_s=now - current.opened_at,
+        )
+    ]
+
+
+def _refuse(
+    state: Campaign, device: str, update: Update, refusal: tuple[DropReason, str]
+) -> list[e.AnyEvent]:
+    known = state.devices.get(device)
+    if known is None:
+        return [
+            e.MessageRefused(
+                sender=device, channel="update", reason=f"unknown device: {refusal[1]}"
+            )
+        ]
+    if known.receipt and known.receipt.blob == update.blob.blob:
+        return []
+    reason, detail = refusal
+    events: list[e.AnyEvent] = [
+        e.UpdateRefused(
+            round=update.round, device=device, blob=update.blob.blob, reason=reason, detail=detail
+        )
+    ]
+    current = state.round
+    invited = current.tasks.get(device) if current and not current.closed else None
+    if current and invited and not invited.answered and update.round == current.number:
+        events.append(
+            e.DeviceDropped(round=current.number, device=device, reason=reason, detail=detail)
+        )
+    return events
+
+
+def _reported(state: Campaign, given: i.ReportReceived, now: float) -> list[e.AnyEvent]:
+    known, report = state.devices.get(given.device), given.report
+    if known is None:
+        return []
+    # A download is worth recording only where the device had answered before: it lost its files
+    # and needs the blob on the broker again.
+    if report.state is InstallState.DOWNLOADING and not answered_deployment(known):
+        return []
+    if known.report and _same_profile(known.report, report):
+        return []
+    return [e.InstallReported(device=given.device, state=report.state, report=report)]
+
+
+def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.AnyEvent]:
+    command = given.command
+    if (given.operator, command.command_id) in state.commands:
+        return []
+    known = state.devices.get(command.device)
+    event = e.OperatorActed(
+        operator=given.operator,
+        command_id=command.command_id,
+        action=command.action,
+        device=command.device,
+        reason=command.reason,
+        done=known is not None,
+        detail="" if known else f"no device {command.device!r} in this fleet",
+    )
+    current = state.round
+    if event.done and command.action is OperatorAction.SUSPEND and current and not current.closed:
+        task = current.tasks.get(command.device)
+        if task and not task.answered:
+            return [
+                event,
+                e.DeviceDropped(
+                    round=current.number, device=command.device, reason=DropReason.SUSPENDED
+                ),
+            ]
+    return [event]
+
+
+def _forged(state: Campaign, given: i.MessageForged, now: float) -> list[e.AnyEvent]:
+    return [e.MessageRefused(sender=given.sender, channel=given.channel, reason=given.reason)]
+
+
+def _initialised(state: Campaign, given: i.Initialised, now: float) -> list[e.AnyEvent]:
+    if state.phase is not Phase.INITIALISING:
+        return []
+    return [e.ModelInitialised(digest=given.digest, score=given.score)]
+
+
+def _scored(state: Campaign, given: i.Scored, now: float) -> list[e.AnyEvent]:
+    if state.phase is not Phase.SCORING or not state.round or given.round != state.round.number:
+        return []
+    return [
+        e.RoundScored(
+            round=given.round,
+            digest=given.digest,
+            curve=given.curve,
+            contributions=given.contributions,
+            method=given.method,
+            value_before=given.value_before,
+            value_after=given.value_after,
+            coalitions=given.coalitions,
+            seconds=given.seconds,
+            better=given.better,
+        )
+    ]
+
+
+def _exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent]:
+    if state.phase is not Phase.EXPORTING:
+        return []
+    settings = _settings(state)
+    if given.worse:
+        return [
+            e.ReleaseWithheld(round=state.weights_round, reason=given.worse),
+            *_lowered(state, settings, now),
+        ]
+    events: list[e.AnyEvent] = [
+        e.ReleaseBuilt(release=release, blob=blob) for release, blob in given.releases
+    ]
+    digest_of = {r.manifest.width: r.manifest.digest for r, _ in given.releases}
+    for device in sorted(state.devices.values(), key=lambda device: device.device):
+        width, reason = granted_width(device, settings)
+        if width:
+            events.append(_deployment(device, digest_of[width], width, reason, settings, now))
+        elif device.deployed and device.deployed.digest:
+            events.append(_deployment(device, "", 0.0, reason, settings, now))
+    if not any(isinstance(event, e.DeploymentIssued) for event in events):
+        events.append(
+            e.ReleaseWithheld(round=state.weights_round, reason="no device earned a release")
+        )
+    return events
+
+
+def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent]:
+    """Redeploy releases already in use where the reward fell: a lower reward still deploys."""
+    digest_of = {
+        release.manifest.width: digest
+        for digest, (release, _) in state.releases.items()
+        if release.version == state.release_version
+    }
+    events: list[e.AnyEvent] = []
+    for device in sorted(state.devices.values(), key=lambda device: device.device):
+        if not device.deployed or not device.deployed.digest:
+            continue
+        width, reason = granted_width(device, settings)
+        narrower = [w for w in digest_of if w <= width]
+        if width < device.deployed.width:
+            chosen = max(narrower, default=0.0)
+            events.append(
+                _deployment(device, digest_of.get(chosen, ""), chosen, reason, settings, now)
+            )
+    return events
+
+
+def granted_width(device: Device, settings: Settings) -> tuple[float, str]:
+    """Return the width a device is entitled to and the sentence why; 0 = no release."""
+    if device.reward is not None:
+        return device.reward.width, device.reward.reason
+    if device.participation is Participation.CANNOT and settings.rewards.inference_only_width:
+        width = settings.rewards.inference_only_width
+        return width, f"width {width:g}: granted by the operator to devices that cannot train"
+    return 0.0, "no release: the device was never invited to a round"
+
+
+def _deployment(
+    device: Device, digest: str, width: float, reason: str, settings: Settings, now: float
+) -> e.DeploymentIssued:
+    return e.DeploymentIssued(
+        device=device.device,
+        counter=device.counter + 1,
+        digest=digest,
+        width=width,
+        reason=reason,
+        expires_at=now + settings.releases.valid_days * DAY_S,
+    )
+
+
+def _blob_published(state: Campaign, given: i.BlobPublished, now: float) -> list[e.AnyEvent]:
+    return [
+        e.BlobShared(
+            purpose=given.purpose, width=given.width, blob=given.blob, size=given.size
+        )
+    ]
+
+
+def _job_failed(state: Campaign, given: i.JobFailed, now: float) -> list[e.AnyEvent]:
+    events: list[e.AnyEvent] = [e.WorkFailed(job=given.job, detail=given.detail)]
+    tries = state.work_failures + 1
+    if state.phase is Phase.EXPORTING and tries >= _settings(state).releases.attempts:
+        events.append(
+            e.ReleaseWithheld(
+                round=state.weights_round, reason=f"export failed {tries} times: {given.detail}"
+            )
+        )
+    return events
+
+
+def _tick(state: Campaign, given: i.Tick, now: float) -> list[e.AnyEvent]:
+    return []
+
+
+_REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
+    i.Started: _started,
+    i.BirthReceived: _born,
+    i.LeaseChanged: _lease,
+    i.ProfileReceived: _profiled,
+    i.ProgressReceived: _progressed,
+    i.UpdateAnnounced: _announced,
+    i.UpdateFetched: _fetched,
+    i.ReportReceived: _reported,
+    i.CommandReceived: _commanded,
+    i.MessageForged: _forged,
+    i.Initialised: _initialised,
+    i.Scored: _scored,
+    i.Exported: _exported,
+    i.BlobPublished: _blob_published,
+    i.JobFailed: _job_failed,
+    i.Tick: _tick,
+}
+
+
+# --- what follows by itself ---------------------------------------------------------------------
+
+
+def _follow_up(state: Campaign, now: float) -> list[e.AnyEvent]:
+    match state.phase:
+        case Phase.GATHERING:
+            return _stop_or_open(state, now)
+        case Phase.TRAINING:
+            return _close(state, now)
+        case Phase.ALLOCATING:
+            return _allocate(state)
+        case Phase.DELIVERING:
+            return _finish(state, now)
+    return []
+
+
+def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
+    """Return the devices that can be invited now, and for each other one why it cannot."""
+    invited, reasons = [], {}
+    for device in sorted(state.devices.values(), key=lambda device: device.device):
+        if device.suspended:
+            reasons[device.device] = device.suspended
+        elif device.link not in PRESENT:
+            reasons[device.device] = f"link is {device.link}"
+        elif not device.width:
+            reasons[device.device] = device.reason
+        else:
+            invited.append(device)
+    return invited, reasons
+
+
+def _stop_or_open(state: Campaign, now: float) -> list[e.AnyEvent]:
+    settings = _settings(state)
+    rounds = settings.rounds
+    done = state.weights_round
+    if done >= rounds.budget:
+        return [e.TrainingStopped(round=done, reason=f"budget of {rounds.budget} rounds is used")]
+    if done >= rounds.minimum and state.without_gain >= rounds.patience:
+        return [
+            e.TrainingStopped(
+                round=done,
+                reason=f"plateau: no significant improvement in {state.without_gain} rounds",
+            )
+        ]
+    if state.failures >= rounds.failures_limit:
+        return [
+            e.TrainingStopped(
+                round=done, reason=f"{state.failures} rounds in a row missed their quorum"
+            )
+        ]
+    every = rounds.release_every
+    if every and done and done % every == 0 and state.release_round < done:
+        return [e.ReleaseDue(round=done, reason=f"a release is due every {every} rounds")]
+    if state.failures and now < state.since + rounds.retry_s:
+        return []
+    invited, reasons = eligible(state)
+    first = state.round is None
+    wanted = rounds.min_devices if first and now < state.since + rounds.gather_s else rounds.quorum
+    if len(invited) < max(wanted, rounds.quorum):
+        return []
+    number = state.round.number + 1 if state.round else 1
+    return [
+        e.RoundOpened(
+            round=number,
+            base=state.weights,
+            tasks=tuple(
+                e.RoundTask(
+                    device=device.device,
+                    width=device.width,
+                    predicted_s=device.predicted_s,
+                    seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
+                )
+                for position, device in enumerate(invited)
+            ),
+            not_invited=reasons,
+            budget_s=rounds.deadline_s,
+            quorum=rounds.quorum,
+            training=settings.training_settings(),
+        )
+    ]
+
+
+def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
+    current = state.round
+    assert current is not None
+    waiting = [name for name, task in current.tasks.items() if not task.answered]
+    if waiting and now < current.deadline:
+        return []
+    events: list[e.AnyEvent] = []
+    for name in waiting:
+        here = state.devices[name].link in PRESENT
+        stage = current.tasks[name].stage
+        events.append(
+            e.DeviceDropped(
+                round=current.number,
+                device=name,
+                reason=DropReason.LATE if here else DropReason.OFFLINE,
+                detail=f"no update within {current.opened.budget_s:.1f} s,"
+                f" last stage: {stage or 'no answer'}",
+            )
+        )
+    arrived = tuple(sorted(name for name, task in current.tasks.items() if task.update))
+    enough = len(arrived) >= current.opened.quorum
+    reason = f"{len(arrived)} of {len(current.tasks)} updates in {now - current.opened_at:.1f} s"
+    if not enough:
+        reason += f", quorum is {current.opened.quorum}: not aggregated"
+    events.append(
+        e.RoundClosed(
+            round=current.number, aggregated=arrived if enough else (), reason=reason
+        )
+    )
+    return events
+
+
+def _allocate(state: Campaign) -> list[e.AnyEvent]:
+    settings = _settings(state)
+    scores = {
+        device.device: device.contribution
+        for device in state.devices.values()
+        if device.contribution is not None
+    }
+    if state.scored is None:
+        return [
+            e.RewardsAllocated(
+                round=0, rule="none", note="no round was aggregated: nothing to reward", rewards=()
+            )
+        ]
+    ladder = [p for p in state.scored.curve if p.width in settings.rewards.ladder]
+    allocation = allocate(scores, ladder, state.untrained, settings.rewards.cutoff)
+    return [
+        e.RewardsAllocated(
+            round=state.weights_round,
+            rule=allocation.rule,
+            note=allocation.note,
+            rewards=allocation.rewards,
+        )
+    ]
+
+
+def _finish(state: Campaign, now: float) -> list[e.AnyEvent]:
+    waiting = [
+        device.device
+        for device in state.devices.values()
+        if device.deployed and device.deployed.digest and not answered_deployment(device)
+    ]
+    if waiting and now < state.since + _settings(state).releases.delivery_s:
+        return []
+    return [
+        e.CampaignFinished(
+            detail=f"not confirmed: {', '.join(waiting)}"
+            if waiting
+            else (state.withheld or "every deployment was answered")
+        )
+    ]
+
+
+def _settings(state: Campaign) -> Settings:
+    if state.settings is None:
+        raise ValueError("the campaign has not started: decide on inputs.Started first")
+    return state.settings

@@ -1,0 +1,499 @@
+"""The coordinator's shell: link, journal, blobs, clock and worker, around the pure decisions.
+
+Everything that happens becomes an input of `coordinator.rounds.decide`; its events are committed to
+the journal; then `coordinator.duties` says what must stand on the broker and what job is due, and
+this shell makes it so. It holds no rule about federated learning.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from broker import messages as m
+from broker.blobs import blob_key, seal
+from broker.codec import decode_on, encode, is_retained
+from broker.envelope import sign
+from broker.errors import BlobError, DecodeError, LinkError
+from broker.link import Connected, Disconnected, Link, Received
+from broker.topics import (
+    CommandTopic,
+    DeviceSays,
+    ServerTells,
+    ServerTopic,
+    Topic,
+    UploadBlock,
+    UpTopic,
+    parse_topic,
+    server_filters,
+    topic_for,
+)
+from broker.transfer import BlobFetcher, BlobPublisher, shared_topics, upload_topics
+from coordinator import inputs as i
+from coordinator.aggregation import inspect_update
+from coordinator.bench import Bench, ExportJob, ScoreJob, UpdateFile
+from coordinator.duties import (
+    Export,
+    Initialise,
+    Job,
+    Score,
+    Share,
+    Shared,
+    SharedRelease,
+    SharedWeights,
+    job,
+    publications,
+    shared,
+)
+from coordinator.fleet import Campaign, evolve
+from coordinator.jobs import JobError, JobRunner
+from coordinator.presence import Leases
+from coordinator.rounds import DAY_S, admit, decide
+from coordinator.settings import Settings
+from coordinator.share_list import ShareList
+from journal.blobs import BlobFolder
+from journal.store import Journal
+from slimmable.cost import payload_bytes
+from slimmable.slicing import slice_state
+from slimmable.spec import WidthSpec
+from slimmable.state import StateError, decode_state, digest, encode_state
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+UPDATE_SLACK = 65536  # bytes that an honest update may weigh more than predicted
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What only this fleet's server has.
+
+    Attributes:
+        fleet_secret: keys of shared blobs are derived from it.
+        signing_key: Ed25519 private key, 32 bytes.
+    """
+
+    fleet_secret: bytes
+    signing_key: bytes
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Everything that the shell touches, handed in so that tests can hand in other things."""
+
+    link: Link
+    journal: Journal
+    blobs: BlobFolder
+    jobs: JobRunner
+    clock: Callable[[], float]
+    folder: Path
+
+
+class Coordinator:
+    """One campaign of one fleet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spec: WidthSpec,
+        bench: Bench,
+        identity: Identity,
+        desk: Desk,
+        software: str = "",
+    ) -> None:
+        """Replay the journal; nothing is sent before `run`."""
+        self.settings = settings
+        self._spec = spec
+        self._bench = bench
+        self._identity = identity
+        self._desk = desk
+        self._software = software
+        self._link = desk.link
+        self.state = Campaign()
+        for record in desk.journal.records():
+            self.state = evolve(self.state, record.event, record.at)
+        self.replayed = desk.journal.head.count
+        self._leases = Leases(settings.presence, self.state.leases(), desk.clock())
+        self._shares: dict[Shared, Share] = {}
+        self._sharing: set[Shared] = set()
+        self._share_list = ShareList(desk.folder / "shared.json")
+        self._published: dict[Topic, m.Message | None] = {}
+        self._job: Job | None = None
+        self._fetching: set[str] = set()
+        self._fetcher = BlobFetcher(desk.link, desk.folder / "uploads")
+        self._publisher = BlobPublisher()
+        self._leftovers = self._share_list.entries()
+        self._last_seq: dict[str, tuple[int, int]] = {}
+        self._seq = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        self._apply(i.Started(self.settings, self._spec.spec_hash, self._software))
+        await self._link.start()
+        await self._link.subscribe(server_filters(self.settings.fleet))
+        self._spawn(self._publish_for_ever())
+        self._spawn(self._tick_for_ever())
+        try:
+            async for event in self._link.events():
+                match event:
+                    case Received():
+                        self._receive(event)
+                    case Connected():
+                        log.info("connected to the broker")
+                        self._wake.set()
+                    case Disconnected(reason):
+                        log.warning("broker connection: %s", reason)
+                if self._failure:
+                    raise self._failure
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._desk.jobs.close()
+
+    async def stop(self) -> None:
+        """Say goodbye and end `run`."""
+        with contextlib.suppress(LinkError):
+            offline = m.ServerState(status=m.LinkStatus.OFFLINE, session=self.state.epoch)
+            await self._link.publish(
+                topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE)), encode(offline), retain=True
+            )
+        await self._link.stop()
+
+    def _spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, LinkError):
+            return  # the link was stopped; `run` is ending
+        log.error("internal error", exc_info=error)
+        self._failure = error
+        self._spawn(self._link.stop())
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Let time pass: leases and deadlines."""
+        for change in self._leases.transitions(self._desk.clock()):
+            self._apply(i.LeaseChanged(change.device, change.state, change.cause))
+        self._apply(i.Tick())
+
+    # --- inputs ----------------------------------------------------------------------------------
+
+    def _apply(self, given: i.Input) -> None:
+        """Decide, commit, evolve. The commit comes before anything is said or done about it."""
+        now = self._desk.clock()
+        events = decide(self.state, given, now)
+        if not events:
+            return
+        self._desk.journal.append(events, now)
+        for event in events:
+            self.state = evolve(self.state, event, now)
+            log.info("%s", type(event).__name__, extra={"event": event})
+        self._do_what_is_due()
+
+    def _receive(self, message: Received) -> None:
+        try:
+            topic = parse_topic(self.settings.fleet, message.topic)
+        except DecodeError as error:
+            log.warning("ignored: %s", error)
+            return
+        if isinstance(topic, UploadBlock):
+            self._fetcher.offer(message.topic, message.payload)
+            return
+        if not message.payload:
+            return  # a cleared topic
+        try:
+            decoded = decode_on(topic, message.payload)
+        except DecodeError as error:
+            sender = topic.device if isinstance(topic, UpTopic) else str(topic)
+            log.warning("message of %s on %s refused: %s", sender, message.topic, error)
+            self._apply(i.MessageForged(sender, message.topic.rpartition("/")[2], str(error)))
+            return
+        match topic:
+            case UpTopic(device, channel):
+                self._device_said(device, channel, decoded, retained=message.retained)
+            case CommandTopic(operator):
+                assert isinstance(decoded, m.Command)
+                self._apply(i.CommandReceived(operator, decoded))
+
+    def _device_said(
+        self, device: str, channel: DeviceSays, said: m.Message, *, retained: bool
+    ) -> None:
+        now = self._desk.clock()
+        if isinstance(said, m.Birth) and said.status is m.LinkStatus.OFFLINE:
+            self._leases.doubted(device, said.session, said.cause, now)
+            self.tick()
+            return
+        if retained:
+            self._leases.remembered(device, said.session)
+        elif not self._leases.heard(device, said.session, now):
+            log.info("stale %s of %s (session %d)", channel, device, said.session)
+            return
+        if isinstance(said, m.Birth):
+            self._apply(i.BirthReceived(device, said))
+        for change in self._leases.transitions(now):
+            self._apply(i.LeaseChanged(change.device, change.state, change.cause))
+        self._dispatch(device, said, now)
+
+    def _dispatch(self, device: str, said: m.Message, now: float) -> None:
+        match said:
+            case m.Profile():
+                self._apply(i.ProfileReceived(device, said, self._payload_bytes))
+            case m.Progress():
+                self._apply(i.ProgressReceived(device, said))
+            case m.Update():
+                self._announced(device, said)
+            case m.Report():
+                self._apply(i.ReportReceived(device, said))
+            case m.Telemetry() if self._is_new(device, said):
+                self._desk.journal.add_telemetry(device, now, said)
+
+    def _is_new(self, device: str, said: m.Message) -> bool:
+        """Return whether a message of a stream is no duplicate (QoS 1 may deliver twice)."""
+        stamp = (said.session, said.seq)
+        if stamp <= self._last_seq.get(device, (0, 0)):
+            return False
+        self._last_seq[device] = stamp
+        return True
+
+    # --- updates ---------------------------------------------------------------------------------
+
+    def _announced(self, device: str, update: m.Update) -> None:
+        known = self.state.devices.get(device)
+        if known and known.receipt and known.receipt.blob == update.blob.blob:
+            return  # judged already; the retained receipt says so
+        limit = 2 * self._payload_bytes.get(update.width, 0) + UPDATE_SLACK
+        self._apply(i.UpdateAnnounced(device, update, limit))
+        if admit(self.state, device, update, limit) is None:
+            fetch_id = f"{device}/{update.blob.blob}"
+            if fetch_id not in self._fetching:
+                self._fetching.add(fetch_id)
+                self._spawn(self._fetch_update(device, update, limit, fetch_id))
+
+    async def _fetch_update(
+        self, device: str, update: m.Update, limit: int, fetch_id: str
+    ) -> None:
+        try:
+            given = await self._fetched(device, update, limit)
+        finally:
+            self._fetching.discard(fetch_id)
+        if given:
+            self._apply(given)
+
+    async def _fetched(
+        self, device: str, update: m.Update, limit: int
+    ) -> i.UpdateFetched | None:
+        topic_of = upload_topics(self.settings.fleet, device, update.blob.blob)
+        patience = self.settings.rounds.deadline_s + 10.0
+        try:
+            data = await self._fetcher.fetch(update.blob, topic_of, patience, limit=limit)
+            state = decode_state(data)
+        except (BlobError, StateError) as error:
+            log.warning("update of %s: %s", device, error)
+            fault = (m.DropReason.BAD_BYTES, str(error))
+            return i.UpdateFetched(device, update, limit, "", fault)
+        fault_found = inspect_update(self._spec, update.width, state)
+        digest = "" if fault_found else self._desk.blobs.put(data)
+        return i.UpdateFetched(device, update, limit, digest, fault_found)
+
+    # --- outputs ---------------------------------------------------------------------------------
+
+    def _do_what_is_due(self) -> None:
+        self._start_job()
+        self._start_sharing()
+        self._wake.set()
+
+    async def _publish_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._publish_changes()
+
+    def _start_job(self) -> None:
+        due = job(self.state)
+        if due is None or self._job is not None:
+            return
+        self._job = due
+        self._spawn(self._do(due))
+
+    async def _do(self, due: Job) -> None:
+        try:
+            given: i.Input = await self._run_job(due)
+        except JobError as error:
+            log.warning("job failed: %s", error)
+            given = i.JobFailed(type(due).__name__.lower(), str(error))
+            await asyncio.sleep(min(30.0, 2.0**self.state.work_failures))
+        self._job = None
+        self._apply(given)
+        self._do_what_is_due()
+
+    async def _run_job(self, due: Job) -> i.Input:
+        jobs, bench, state = self._desk.jobs, self._bench, self.state
+        match due:
+            case Initialise():
+                digest, score = await jobs.initialise(bench)
+                jobs.warm(bench)
+                return i.Initialised(digest, score)
+            case Score(number):
+                jobs.warm(bench)
+                result = await jobs.score(bench, self._score_job(state))
+                return i.Scored(
+                    round=number,
+                    **{name: getattr(result, name) for name in result.__dataclass_fields__},
+                )
+            case Export(widths):
+                order = ExportJob(
+                    state.weights, state.weights_round, widths, state.released_weights
+                )
+                exported = await jobs.export(bench, order)
+                return i.Exported(
+                    tuple(self._release(manifest) for manifest in exported.manifests),
+                    exported.worse,
+                )
+
+    def _score_job(self, state: Campaign) -> ScoreJob:
+        current = state.round
+        assert current is not None
+        updates = [task.update for task in current.tasks.values() if task.update]
+        by_samples = self.settings.weighting == "samples"
+        return ScoreJob(
+            round=current.number,
+            base=current.opened.base,
+            best=state.best,
+            updates=tuple(
+                UpdateFile(
+                    u.device, u.width, u.digest, float(max(1, u.samples)) if by_samples else 1.0
+                )
+                for u in sorted(updates, key=lambda update: update.device)
+            ),
+            method=self.settings.contributions.method,
+            coalitions=self.settings.contributions.coalitions,
+        )
+
+    def _release(self, manifest: m.ModelManifest) -> tuple[m.Release, m.BlobReference]:
+        now = self._desk.clock()
+        release = m.Release(
+            fleet=self.settings.fleet,
+            version=self.state.release_version + 1,
+            manifest=manifest,
+            created_at=now,
+            expires_at=now + self.settings.releases.valid_days * DAY_S,
+        )
+        _, share = self._seal_release(manifest)
+        return release, share.reference
+
+    # --- shared blobs ----------------------------------------------------------------------------
+
+    def _start_sharing(self) -> None:
+        wanted = shared(self.state)
+        for blob in wanted - self._shares.keys() - self._sharing:
+            self._sharing.add(blob)
+            self._spawn(self._share(blob))
+        for blob in self._shares.keys() - wanted:
+            share = self._shares.pop(blob)
+            self._spawn(self._unshare(share.reference))
+
+    async def _share(self, blob: Shared) -> None:
+        data, share = await asyncio.to_thread(self._seal, blob)
+        reference = share.reference
+        self._share_list.add(reference.blob, reference.blocks)
+        topics = shared_topics(self.settings.fleet, reference.blob)
+        await self._publisher.publish(self._link, topics, data, reference.block_size)
+        self._sharing.discard(blob)
+        self._shares[blob] = share
+        purpose, width = self._purpose(blob)
+        self._apply(i.BlobPublished(purpose, width, reference.blob, len(data)))
+        if not self._sharing:
+            await self._clear_leftovers()
+
+    def _purpose(self, blob: Shared) -> tuple[str, float]:
+        if isinstance(blob, SharedWeights):
+            return f"round-{blob.round}", blob.width
+        manifest = self.state.releases[blob.digest][0].manifest
+        return f"release-{manifest.round}", manifest.width
+
+    async def _unshare(self, reference: m.BlobReference) -> None:
+        if any(share.reference.blob == reference.blob for share in self._shares.values()):
+            return
+        topics = shared_topics(self.settings.fleet, reference.blob)
+        await self._publisher.clear(self._link, topics, reference.blocks)
+        self._share_list.remove(reference.blob)
+
+    async def _clear_leftovers(self) -> None:
+        """Clear the blocks that an earlier run shared and that nothing needs any more."""
+        leftovers, self._leftovers = self._leftovers, {}
+        # Equal contents make equal ciphertexts, so a leftover may be in use again.
+        used = {share.reference.blob for share in self._shares.values()}
+        for blob, blocks in leftovers.items():
+            if blob not in used:
+                topics = shared_topics(self.settings.fleet, blob)
+                await self._publisher.clear(self._link, topics, blocks)
+                self._share_list.remove(blob)
+
+    def _seal(self, blob: Shared) -> tuple[bytes, Share]:
+        if isinstance(blob, SharedRelease):
+            return self._seal_release(self.state.releases[blob.digest][0].manifest)
+        base = decode_state(self._desk.blobs.get(blob.base))
+        cut = slice_state(base, self._spec, blob.width)
+        return self._seal_bytes(encode_state(cut), *self._purpose(blob))
+
+    def _seal_release(self, manifest: m.ModelManifest) -> tuple[bytes, Share]:
+        data = self._desk.blobs.get(manifest.digest)
+        return self._seal_bytes(data, f"release-{manifest.round}", manifest.width)
+
+    def _seal_bytes(self, data: bytes, purpose: str, width: float) -> tuple[bytes, Share]:
+        size = self.settings.block_size
+        plain = digest(data)
+        key = blob_key(
+            self._identity.fleet_secret, self.settings.fleet, purpose, width, plain, size
+        )
+        cipher, reference = seal(data, key, size)
+        return cipher, Share(reference, key)
+
+    # --- retained publications -------------------------------------------------------------------
+
+    async def _publish_changes(self) -> None:
+        wanted = publications(self.state, self._shares, self._sign)
+        for topic in self._published.keys() - wanted.keys():
+            wanted[topic] = None
+        changed = {
+            topic: message
+            for topic, message in wanted.items()
+            if topic not in self._published or self._published[topic] != message
+        }
+        await asyncio.gather(*(self._say(topic, body) for topic, body in changed.items()))
+
+    async def _say(self, topic: Topic, message: m.Message | None) -> None:
+        self._published[topic] = message
+        payload = b""
+        if message is not None:
+            self._seq += 1
+            stamped = msgspec.structs.replace(
+                message, session=self.state.epoch, seq=self._seq, sent_at=self._desk.clock()
+            )
+            payload = encode(stamped)
+        await self._link.publish(
+            topic_for(self.settings.fleet, topic), payload, retain=is_retained(topic)
+        )
+
+    def _sign(self, document: msgspec.Struct, kind: str) -> m.SignedEnvelope:
+        return sign(document, kind, self._identity.signing_key)

@@ -1,0 +1,188 @@
+"""What an operator may set about a campaign: one frozen struct, read from TOML, kept in the journal."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from broker.messages import TrainingSettings
+from slimmable.width import WidthError, WidthGrid
+
+
+class SettingsError(ValueError):
+    """The settings contradict themselves. Change the setting that the message names."""
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hyper-parameters of local training; the widths are the training grid.
+
+    Attributes:
+        steps: gradient steps of a round.
+        batch_size: samples a step.
+        learning_rate, momentum, weight_decay: of SGD.
+    """
+
+    steps: int = 16
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When rounds open, close and end.
+
+    Attributes:
+        budget: rounds at most; minimum: rounds before a plateau may stop training.
+        patience: rounds without a significant improvement that make a plateau.
+        deadline_s: from the opening of a round until updates are late.
+        quorum: updates without which a round does not count.
+        min_devices: eligible devices to wait for before the first round.
+        gather_s: after this long the first round opens with whoever makes the quorum.
+        release_every: rounds between releases while training goes on; 0 = one release at the end.
+        retry_s: pause after a round that missed its quorum; failures_limit: how many in a row.
+    """
+
+    budget: int = 12
+    minimum: int = 10
+    patience: int = 4
+    deadline_s: float = 60.0
+    quorum: int = 2
+    min_devices: int = 2
+    gather_s: float = 120.0
+    release_every: int = 0
+    retry_s: float = 30.0
+    failures_limit: int = 10
+
+
+class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the deadline and of the memory budget a prediction may use."""
+
+    time_share: float = 0.8
+    memory_share: float = 0.9
+
+
+class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How contributions are measured.
+
+    Attributes:
+        method: "permutation-shapley" evaluates at most ``coalitions`` coalitions a round;
+            "exact-shapley" all 2^N of them.
+    """
+
+    method: Literal["permutation-shapley", "exact-shapley"] = "permutation-shapley"
+    coalitions: int = 32
+
+
+class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How contributions become widths.
+
+    Attributes:
+        mode: "post-training": devices hold their training width while training.
+        ladder: the reward widths; finer than the training grid.
+        cutoff: below this fraction of the average contribution a device receives no release.
+        inference_only_width: what the operator grants to devices that cannot train; 0 = nothing.
+    """
+
+    mode: Literal["post-training"] = "post-training"
+    ladder: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+    cutoff: float = 0.25
+    inference_only_width: float = 0.0
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The lease of a device.
+
+    Attributes:
+        heartbeat_s: how often devices say that they are alive.
+        late_after, offline_after: in heartbeats without a sign of life.
+        grace_s: how long a last will (a hint) is given before the device counts as offline.
+    """
+
+    heartbeat_s: float = 30.0
+    late_after: float = 2.0
+    offline_after: float = 3.5
+    grace_s: float = 10.0
+
+
+class Releases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of trained weights.
+
+    Attributes:
+        valid_days: signed documents expire after this.
+        delivery_s: how long devices have to confirm before the campaign is called finished.
+        attempts: tries of a failing export before the release is withheld.
+    """
+
+    valid_days: float = 90.0
+    delivery_s: float = 600.0
+    attempts: int = 3
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides how a campaign goes.
+
+    Attributes:
+        fleet: name of the fleet; part of every topic.
+        model, options: which network, see `slimmable.model.load_model`.
+        widths: the training grid.
+        weighting: of updates in the aggregate. "uniform" because the number of samples is only
+            the device's own claim; "samples" is FedAvg's rule.
+        secure_aggregation: not offered together with contributions; see `check`.
+        block_size: bytes per block, never above the broker's limit.
+    """
+
+    fleet: str
+    model: str
+    options: dict[str, Any] = {}
+    widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    seed: int = 0
+    weighting: Literal["uniform", "samples"] = "uniform"
+    secure_aggregation: bool = False
+    block_size: int = 262144
+    training: Training = Training()
+    rounds: Rounds = Rounds()
+    width_policy: WidthPolicy = WidthPolicy()
+    contributions: Contributions = Contributions()
+    rewards: Rewards = Rewards()
+    presence: Presence = Presence()
+    releases: Releases = Releases()
+
+    def check(self) -> "Settings":
+        """Return self if the settings make sense together.
+
+        Raises:
+            SettingsError: they contradict each other; the message names the setting.
+        """
+        if self.secure_aggregation:
+            raise SettingsError(
+                "secure_aggregation hides the single updates that contributions and rewards need:"
+                " the two are exclusive; set secure_aggregation = false"
+            )
+        for name, widths in (("widths", self.widths), ("rewards.ladder", self.rewards.ladder)):
+            try:
+                WidthGrid(widths)
+            except WidthError as error:
+                raise SettingsError(f"{name}: {error}") from error
+        positive = {
+            "rounds.budget": self.rounds.budget,
+            "rounds.quorum": self.rounds.quorum,
+            "rounds.min_devices": self.rounds.min_devices,
+            "rounds.deadline_s": self.rounds.deadline_s,
+            "training.steps": self.training.steps,
+            "training.batch_size": self.training.batch_size,
+            "training.learning_rate": self.training.learning_rate,
+            "presence.heartbeat_s": self.presence.heartbeat_s,
+            "contributions.coalitions": self.contributions.coalitions,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise SettingsError(f"{name} = {value} must be above 0")
+        if not 1024 <= self.block_size <= 262144:
+            raise SettingsError(f"block_size = {self.block_size} must be in 1024..262144")
+        if self.rewards.inference_only_width not in (0.0, *self.rewards.ladder):
+            raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")
+        return self
+
+    def training_settings(self) -> TrainingSettings:
+        """Return the hyper-parameters as they travel in a task."""
+        return TrainingSettings(widths=self.widths, **msgspec.structs.asdict(self.training))

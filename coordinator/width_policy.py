@@ -1,0 +1,103 @@
+"""Which width a device trains: the widest that fits the deadline and the memory. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.messages import Participation, Profile, WidthCost
+from coordinator.settings import Settings
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class WidthChoice:
+    """The decision for one device, with its reason in one sentence.
+
+    Attributes:
+        width: training width, 0 where the device cannot train.
+        predicted_s: predicted round time; predicted_bytes: predicted peak memory.
+    """
+
+    width: float
+    participation: Participation
+    reason: str
+    predicted_s: float = 0.0
+    predicted_bytes: int = 0
+
+
+def predict_round(
+    cost: WidthCost, steps: int, payload_bytes: int, link_bytes_per_s: float
+) -> float:
+    """Return the predicted seconds of a round: download, training, upload of the same size."""
+    transfer = 2 * payload_bytes / link_bytes_per_s if link_bytes_per_s > 0 else 0.0
+    return transfer + steps * cost.step_s
+
+
+def choose_width(
+    profile: Profile, settings: Settings, spec_hash: str, payload_bytes: Callable[[float], int]
+) -> WidthChoice:
+    """Return the widest training width within the deadline and the memory budget.
+
+    Args:
+        profile: what the device measured; its numbers are checked, not trusted.
+        settings: deadline, shares and training grid.
+        spec_hash: of the model that is trained.
+        payload_bytes: size on the wire of the weights of a width.
+    """
+    refusal = _refuse(profile, settings, spec_hash)
+    if refusal:
+        return WidthChoice(0.0, Participation.CANNOT, refusal)
+    allowed_s = settings.rounds.deadline_s * settings.width_policy.time_share
+    allowed_bytes = profile.memory_budget * settings.width_policy.memory_share
+    why_not_wider = ""
+    offered = [cost for cost in profile.costs if cost.width in settings.widths]
+    for cost in sorted(offered, key=lambda cost: -cost.width):
+        seconds = predict_round(
+            cost, settings.training.steps, payload_bytes(cost.width), profile.link_bytes_per_s
+        )
+        if cost.peak_bytes > allowed_bytes:
+            why_not_wider = (
+                f"{cost.width:g} would need {cost.peak_bytes / MIB:.0f} of the"
+                f" {allowed_bytes / MIB:.0f} MiB allowed"
+            )
+        elif seconds > allowed_s:
+            why_not_wider = (
+                f"{cost.width:g} would take {seconds:.1f} s of the {allowed_s:.1f} s allowed"
+            )
+        else:
+            because = why_not_wider or _missing_wider(profile, settings, cost.width)
+            return WidthChoice(
+                cost.width,
+                Participation.TAKES_PART,
+                f"width {cost.width:g}: {because}",
+                seconds,
+                cost.peak_bytes,
+            )
+    return WidthChoice(
+        0.0,
+        Participation.CANNOT,
+        f"no width fits: {why_not_wider or 'no offered width was measured'};"
+        " the device stays visible and can still infer",
+    )
+
+
+def _missing_wider(profile: Profile, settings: Settings, width: float) -> str:
+    if width == max(settings.widths):
+        return "the full width fits the deadline and the memory"
+    return "; ".join(profile.failures) or "wider widths were not measured"
+
+
+def _refuse(profile: Profile, settings: Settings, spec_hash: str) -> str:
+    if not profile.can_train:
+        return f"cannot train: {profile.reason or 'the device says so'}"
+    if profile.spec_hash != spec_hash or profile.model != settings.model:
+        return (
+            f"profile is for model {profile.model!r} with spec {profile.spec_hash[:8]},"
+            f" the fleet trains {settings.model!r} with {spec_hash[:8]}: update the device"
+        )
+    for cost in profile.costs:
+        if not (0 < cost.step_s < float("inf")) or cost.peak_bytes < 0:
+            return f"profile is absurd at width {cost.width:g}: step {cost.step_s} s"
+    if not profile.link_bytes_per_s >= 0 or profile.memory_budget <= 0:
+        return "profile is absurd: no memory budget or a negative link rate"
+    return ""

@@ -1,0 +1,431 @@
+"""The agent's shell: link, trainer process, slots, outbox and clock, around the pure session.
+
+Messages become inputs of `edge_agent.session.AgentSession`; its actions are done here, and their
+outcomes handed back. It holds no rule about federated learning. Inference goes on whatever the link
+does.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import psutil
+
+from broker import messages as m
+from broker.blobs import digest_of, reference, unseal
+from broker.codec import decode_on, encode, is_retained
+from broker.errors import BlobError, DecodeError, LinkError
+from broker.link import Connected, Disconnected, Link, Received, Will
+from broker.topics import (
+    DeviceSays,
+    DownTopic,
+    ServerTopic,
+    SharedBlock,
+    UpTopic,
+    device_filters,
+    parse_topic,
+    topic_for,
+)
+from broker.transfer import BlobFetcher, BlobPublisher, shared_topics, upload_topics
+from edge_agent import session as s
+from edge_agent.outbox import Outbox
+from edge_agent.profile_message import to_message
+from edge_agent.trainer_process import TrainRequest
+from edge_agent.trainer_protocol import Trained
+from edge_agent.training_failure import TrainingFailed
+from profiler.profile import Benchmark, MachineFacts, assemble_profile
+
+log = logging.getLogger(__name__)
+
+CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
+    m.Birth: DeviceSays.BIRTH,
+    m.Alive: DeviceSays.ALIVE,
+    m.Profile: DeviceSays.PROFILE,
+    m.Progress: DeviceSays.PROGRESS,
+    m.Update: DeviceSays.UPDATE,
+    m.Report: DeviceSays.REPORT,
+    m.Telemetry: DeviceSays.TELEMETRY,
+}
+TICK_S = 0.5
+
+
+class TrainerHandle(Protocol):
+    """What the agent needs of `edge_agent.trainer_process.TrainerProcess`."""
+
+    async def profile(
+        self, model: str, options: dict[str, Any], widths: tuple[float, ...], batch_size: int
+    ) -> Benchmark:
+        """Time training steps of each width."""
+
+    async def train(self, request: TrainRequest, timeout_s: float) -> Trained:
+        """Train one width."""
+
+    async def close(self) -> None:
+        """End the process."""
+
+
+class InstallerHandle(Protocol):
+    """What the agent needs of `edge_agent.installation.ModelInstaller`."""
+
+    def installed(self) -> s.Installed:
+        """Return what runs, for a new session."""
+
+    async def install(self, action: s.Install, data: bytes) -> m.Report:
+        """Check, probe, place and run a model; the report says how it went."""
+
+    async def remove(self, action: s.RemoveModel) -> m.Report:
+        """Run no model any more."""
+
+    def telemetry(self, outbox: int) -> list[m.Telemetry]:
+        """Return what inference looked like since the last call."""
+
+
+@dataclass(frozen=True)
+class AgentIdentity:
+    """Who the agent is and what it is like.
+
+    Attributes:
+        fleet, device: names.
+        session: counts the agent's starts; kept on disk.
+        version: of the software.
+        emulated: name of the emulated machine, or "".
+        link_bytes_per_s: emulated link rate; 0 on a real machine.
+        memory_budget: bytes that training may use.
+        behaviour, noise: "honest" but in demonstrations of free-riders.
+    """
+
+    fleet: str
+    device: str
+    session: int
+    version: str = ""
+    emulated: str = ""
+    link_bytes_per_s: float = 0.0
+    memory_budget: int = 0
+    behaviour: str = "honest"
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """Everything that the shell touches, handed in so that tests can hand in other things.
+
+    Attributes:
+        trainer: None on a device that only infers.
+    """
+
+    link: Link
+    session: s.AgentSession
+    outbox: Outbox
+    installer: InstallerHandle
+    facts: MachineFacts
+    folder: Path
+    clock: Callable[[], float]
+    trainer: TrainerHandle | None = None
+    telemetry_s: float = 60.0
+
+
+def last_will(fleet: str, device: str, session: int) -> Will:
+    """Return what the broker shall say when this session ends without a goodbye."""
+    death = m.Birth(status=m.LinkStatus.OFFLINE, cause="will", session=session)
+    return Will(topic_for(fleet, UpTopic(device, DeviceSays.BIRTH)), encode(death))
+
+
+class Agent:
+    """One device."""
+
+    def __init__(self, identity: AgentIdentity, equipment: Equipment) -> None:
+        """Nothing is sent before `run`."""
+        self._id = identity
+        self._gear = equipment
+        self._link = equipment.link
+        self._session = equipment.session
+        self._fetcher = BlobFetcher(equipment.link, equipment.folder / "downloads")
+        self._publisher = BlobPublisher()
+        self._seq = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rounds: dict[int, asyncio.Task[None]] = {}
+        self._failure: BaseException | None = None
+        self._link_rate = identity.link_bytes_per_s
+
+    async def run(self) -> None:
+        """Serve until cancelled or stopped."""
+        await self._link.start()
+        await self._link.subscribe(device_filters(self._id.fleet, self._id.device))
+        for loop in (self._heartbeats(), self._ticks(), self._telemetry()):
+            self._spawn(loop)
+        try:
+            async for event in self._link.events():
+                match event:
+                    case Received():
+                        self._receive(event)
+                    case Connected():
+                        log.info("connected to the broker")
+                        self._spawn(self._born())
+                        self._do(self._session.connected())
+                    case Disconnected(reason):
+                        log.warning("broker connection: %s", reason)
+            if self._failure:
+                raise self._failure
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._gear.trainer:
+                await self._gear.trainer.close()
+
+    async def stop(self) -> None:
+        """Say goodbye and end `run`."""
+        with contextlib.suppress(LinkError, TimeoutError):
+            goodbye = m.Birth(status=m.LinkStatus.OFFLINE, cause="shutdown")
+            await asyncio.wait_for(self._say(goodbye), 2.0)
+        await self._link.stop()
+
+    # --- in --------------------------------------------------------------------------------------
+
+    def _receive(self, message: Received) -> None:
+        try:
+            topic = parse_topic(self._id.fleet, message.topic)
+            if isinstance(topic, SharedBlock):
+                self._fetcher.offer(message.topic, message.payload)
+                return
+            if not message.payload:
+                return
+            decoded = decode_on(topic, message.payload)
+        except DecodeError as error:
+            log.warning("ignored: %s", error)
+            return
+        if isinstance(topic, DownTopic | ServerTopic):
+            self._handle(s.ServerSaid(decoded))  # type: ignore[arg-type]
+
+    def _handle(self, given: s.SessionInput) -> None:
+        self._do(self._session.handle(given, self._gear.clock()))
+
+    # --- out -------------------------------------------------------------------------------------
+
+    async def _say(self, message: m.Message) -> None:
+        self._seq += 1
+        topic = UpTopic(self._id.device, CHANNEL_OF[type(message)])
+        stamped = msgspec.structs.replace(
+            message, session=self._id.session, seq=self._seq, sent_at=self._gear.clock()
+        )
+        await self._link.publish(
+            topic_for(self._id.fleet, topic), encode(stamped), retain=is_retained(topic)
+        )
+
+    async def _born(self) -> None:
+        running = self._gear.installer.installed().report
+        await self._say(
+            m.Birth(
+                status=m.LinkStatus.ONLINE,
+                agent=self._id.version,
+                can_train=self._gear.trainer is not None,
+                running=running.running if running else "",
+                emulated=self._id.emulated,
+            )
+        )
+        if running:
+            await self._say(running)
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self._session.heartbeat_s)
+            await self._say(m.Alive(busy=self._session.busy))
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._handle(s.Tick())
+
+    async def _telemetry(self) -> None:
+        while True:
+            await asyncio.sleep(self._gear.telemetry_s)
+            memory = psutil.Process().memory_info().rss
+            for message in self._gear.installer.telemetry(len(self._gear.outbox.pending())):
+                await self._say(msgspec.structs.replace(message, memory_bytes=memory))
+
+    # --- actions ---------------------------------------------------------------------------------
+
+    def _do(self, actions: list[s.Action]) -> None:
+        for action in actions:
+            match action:
+                case s.CancelTask(round_):
+                    if task := self._rounds.pop(round_, None):
+                        task.cancel()
+                case s.NoteStanding(standing):
+                    log.info("standing: %s (%s)", standing.participation, standing.reason)
+                case s.FetchWeights(task):
+                    self._rounds[task.round] = self._spawn(self._fetch_weights(action))
+                case s.Train(task):
+                    self._rounds[task.round] = self._spawn(self._train(action))
+                case _:
+                    self._spawn(self._carry_out(action))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, LinkError):
+            return  # the link was stopped; `run` is ending
+        log.error("internal error", exc_info=error)
+        self._failure = error
+        self._spawn(self._link.stop())
+
+    async def _carry_out(self, action: s.Action) -> None:
+        match action:
+            case s.Say(message):
+                await self._say(message)
+            case s.MakeProfile(server):
+                self._handle(s.ProfileMade(await self._make_profile(server)))
+            case s.KeepUpdate():
+                self._handle(s.UpdateKept(await self._keep(action)))
+            case s.SendUpdate(update):
+                await self._send_update(update)
+            case s.SettleUpdate(round_, blob):
+                await self._settle(round_, blob)
+            case s.Install():
+                await self._install(action)
+            case s.RemoveModel():
+                self._handle(s.InstallDone(await self._gear.installer.remove(action)))
+
+    async def _make_profile(self, server: m.ServerState) -> m.Profile:
+        facts, trainer = self._gear.facts, self._gear.trainer
+        benchmark, reason = None, "this device only infers"
+        if trainer:
+            try:
+                benchmark = await trainer.profile(
+                    server.model, server.options, server.widths, server.batch_size
+                )
+                reason = "" if benchmark.costs else "; ".join(benchmark.failures)
+            except TrainingFailed as error:
+                reason = str(error)
+        return to_message(
+            assemble_profile(
+                facts,
+                benchmark,
+                reason=reason,
+                memory_budget=self._id.memory_budget,
+                link_bytes_per_s=self._link_rate,
+                emulated=self._id.emulated,
+            )
+        )
+
+    async def _fetch_weights(self, action: s.FetchWeights) -> None:
+        task = action.task
+        try:
+            data, seconds = await self._download(task.weights, task.key, action.timeout_s)
+        except BlobError as error:
+            self._handle(s.TaskBroke(task.round, m.DropReason.BAD_BYTES, str(error)))
+            return
+        self._handle(s.WeightsArrived(task.round, data, task.weights.size, seconds))
+
+    async def _download(
+        self, reference: m.BlobReference, key: bytes, timeout_s: float
+    ) -> tuple[bytes, float]:
+        started = time.monotonic()
+        topics = shared_topics(self._id.fleet, reference.blob)
+        cipher = await self._fetcher.fetch(reference, topics, timeout_s)
+        await self._wait_out(reference.size, started)
+        seconds = time.monotonic() - started
+        if not self._id.emulated:
+            self._link_rate = reference.size / max(seconds, 1e-3)
+        return unseal(reference, cipher, key), seconds
+
+    async def _wait_out(self, size: int, started: float) -> None:
+        """Make a transfer as slow as on the emulated link."""
+        if self._id.link_bytes_per_s:
+            owed = size / self._id.link_bytes_per_s - (time.monotonic() - started)
+            await asyncio.sleep(max(0.0, owed))
+
+    async def _train(self, action: s.Train) -> None:
+        task, trainer = action.task, self._gear.trainer
+        assert trainer is not None
+        request = TrainRequest(
+            model=task.model,
+            options=task.options,
+            spec_hash=task.spec_hash,
+            width=task.width,
+            state=action.weights,
+            training=task.training,
+            seed=task.seed,
+            behaviour=self._id.behaviour,
+            noise=self._id.noise,
+        )
+        try:
+            done = await trainer.train(request, action.timeout_s)
+        except TrainingFailed as error:
+            self._handle(s.TaskBroke(task.round, error.reason, str(error)))
+            return
+        self._handle(
+            s.TrainingDone(
+                task.round, done.state, done.samples, done.steps, done.loss, done.emulated_s
+            )
+        )
+
+    async def _keep(self, action: s.KeepUpdate) -> m.Update:
+        task = action.task
+        size = self._session.block_size
+        update = m.Update(
+            device=self._id.device,
+            round=task.round,
+            width=task.width,
+            model=task.model,
+            spec_hash=task.spec_hash,
+            blob=reference(action.state, size, digest_of(action.state), encrypted=False),
+            samples=action.samples,
+            steps=action.steps,
+            loss=action.loss,
+            download_s=action.download_s,
+            train_s=action.train_s,
+        )
+        await asyncio.to_thread(self._gear.outbox.put, update, action.state)
+        return update
+
+    async def _send_update(self, update: m.Update) -> None:
+        started = time.monotonic()
+        data = await asyncio.to_thread(self._gear.outbox.data, update.blob.blob)
+        topics = upload_topics(self._id.fleet, self._id.device, update.blob.blob)
+        await self._publisher.publish(self._link, topics, data, update.blob.block_size)
+        await self._wait_out(len(data), started)
+        await self._say(update)
+        self._handle(s.UpdateSent(update.round))
+
+    async def _settle(self, round_: int, blob: str) -> None:
+        entry = next((u for u in self._gear.outbox.pending() if u.blob.blob == blob), None)
+        if entry:
+            topics = upload_topics(self._id.fleet, self._id.device, blob)
+            await self._publisher.clear(self._link, topics, entry.blob.blocks)
+        if not any(u.round > round_ for u in self._gear.outbox.pending()):
+            announcement = UpTopic(self._id.device, DeviceSays.UPDATE)
+            await self._link.publish(topic_for(self._id.fleet, announcement), b"", retain=True)
+        await asyncio.to_thread(self._gear.outbox.settle, round_, blob)
+
+    async def _install(self, action: s.Install) -> None:
+        counter = action.deployment.counter
+        await self._say(m.Report(counter=counter, state=m.InstallState.DOWNLOADING))
+        assert action.order.blob is not None
+        try:
+            data, _ = await self._download(action.order.blob, action.order.key, s.RETRY_S)
+        except BlobError as error:
+            report = m.Report(
+                counter=counter,
+                state=m.InstallState.FAILED,
+                code=s.TRY_AGAIN,
+                detail=str(error),
+            )
+        else:
+            report = await self._gear.installer.install(action, data)
+        self._handle(s.InstallDone(report))
+
+

@@ -1,0 +1,544 @@
+"""What the device does with each message: a state machine over values. Pure; the clock is given.
+
+`AgentSession.handle(input, now)` returns actions for the shell (`edge_agent.agent`), which does them
+and hands the outcome back as the next input. One task is worked on at a time; whatever the server
+said last, retained, is repeated after every connect, so every answer here may be asked for again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from broker import messages as m
+from broker.codec import decode_struct
+from broker.envelope import Verifier
+from broker.errors import DecodeError, ReleaseError
+
+RETRY_S = 60.0
+TRY_AGAIN = "try-again"
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServerSaid:
+    """A message on one of the device's down channels or on ``srv/state``; None = cleared."""
+
+    message: m.ServerState | m.Task | m.Receipt | m.Standing | m.DeploymentOrder | None
+
+
+@dataclass(frozen=True)
+class ProfileMade:
+    """The profiler finished."""
+
+    profile: m.Profile
+
+
+@dataclass(frozen=True)
+class WeightsArrived:
+    """The weights of a task are here, decrypted and checked."""
+
+    round: int
+    data: bytes
+    downloaded_bytes: int
+    download_s: float
+
+
+@dataclass(frozen=True)
+class TaskBroke:
+    """A task cannot be done: weights that cannot be had, training that failed."""
+
+    round: int
+    reason: m.DropReason
+    detail: str
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """The trainer returned."""
+
+    round: int
+    state: bytes
+    samples: int
+    steps: int
+    loss: float
+    train_s: float
+
+
+@dataclass(frozen=True)
+class UpdateKept:
+    """The update is safe in the outbox; ``update`` names its blob."""
+
+    update: m.Update
+
+
+@dataclass(frozen=True)
+class UpdateSent:
+    """All blocks and the announcement of an update were acknowledged by the broker."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class InstallDone:
+    """The model of a deployment runs, or does not; the report says which."""
+
+    report: m.Report
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+
+SessionInput = (
+    ServerSaid
+    | ProfileMade
+    | WeightsArrived
+    | TaskBroke
+    | TrainingDone
+    | UpdateKept
+    | UpdateSent
+    | InstallDone
+    | Tick
+)
+
+# --- actions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Say:
+    """Publish on an up channel."""
+
+    message: m.Message
+
+
+@dataclass(frozen=True)
+class MakeProfile:
+    """Measure the device with the server's model."""
+
+    server: m.ServerState
+
+
+@dataclass(frozen=True)
+class FetchWeights:
+    """Fetch, check and decrypt the weights of a task."""
+
+    task: m.Task
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the task's width, starting from these weights."""
+
+    task: m.Task
+    weights: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class CancelTask:
+    """Stop working on a round."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class KeepUpdate:
+    """Put an update into the outbox: from then on a crash cannot lose it."""
+
+    task: m.Task
+    state: bytes
+    samples: int
+    steps: int
+    loss: float
+    download_s: float
+    train_s: float
+
+
+@dataclass(frozen=True)
+class SendUpdate:
+    """Publish the blocks of an update, then announce it."""
+
+    update: m.Update
+
+
+@dataclass(frozen=True)
+class SettleUpdate:
+    """The server has judged: clear the blocks and the announcement, forget the outbox entry."""
+
+    round: int
+    blob: str
+
+
+@dataclass(frozen=True)
+class Install:
+    """Fetch, check, probe, place and run a verified release."""
+
+    deployment: m.Deployment
+    release: m.Release
+    order: m.DeploymentOrder
+
+
+@dataclass(frozen=True)
+class RemoveModel:
+    """Run no model any more."""
+
+    deployment: m.Deployment
+
+
+@dataclass(frozen=True)
+class NoteStanding:
+    """The server told the device where it stands."""
+
+    standing: m.Standing
+
+
+Action = (
+    Say
+    | MakeProfile
+    | FetchWeights
+    | Train
+    | CancelTask
+    | KeepUpdate
+    | SendUpdate
+    | SettleUpdate
+    | Install
+    | RemoveModel
+    | NoteStanding
+)
+
+
+# --- state machine ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """The task being worked on.
+
+    Attributes:
+        deadline: device time after which the update would be late.
+        downloaded_bytes, download_s: measured.
+    """
+
+    task: m.Task
+    deadline: float
+    downloaded_bytes: int = 0
+    download_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What the slots say when the agent starts.
+
+    Attributes:
+        counter: of the last deployment decided on; digest: what it named.
+        report: what the device reports about it.
+    """
+
+    counter: int = 0
+    digest: str = ""
+    report: m.Report | None = None
+
+
+class AgentSession:
+    """One device's side of the protocol."""
+
+    def __init__(
+        self,
+        device: str,
+        verifier: Verifier,
+        *,
+        can_train: bool,
+        reason: str = "",
+        pending: Mapping[int, m.Update] | None = None,
+        installed: Installed | None = None,
+    ) -> None:
+        """Start a session from what is on the device's disk.
+
+        Args:
+            device: id.
+            verifier: holds every rule by which releases are trusted.
+            can_train: torch and data are there; ``reason`` says why not.
+            pending: updates in the outbox that have no receipt, by round.
+            installed: what runs.
+        """
+        self._device = device
+        self._verifier = verifier
+        self._can_train = can_train
+        self._reason = reason
+        self._server: m.ServerState | None = None
+        self._profile: m.Profile | None = None
+        self._profiling = False
+        self._work: Work | None = None
+        self._waiting: m.Task | None = None
+        self._pending = dict(pending or {})
+        self._sending: set[int] = set()
+        self._ended: dict[int, m.Progress] = {}
+        self._installed = installed or Installed()
+        self._installing: tuple[int, str] | None = None
+        self._retry: tuple[float, m.DeploymentOrder] | None = None
+        self.standing: m.Standing | None = None
+
+    @property
+    def busy(self) -> str:
+        """What the heartbeat says."""
+        if self._work:
+            return "training"
+        if self._profiling:
+            return "profiling"
+        return "transferring" if self._sending else "idle"
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often the server wants a sign of life."""
+        return self._server.heartbeat_s if self._server else 30.0
+
+    @property
+    def block_size(self) -> int:
+        """Bytes per uploaded block."""
+        return self._server.block_size if self._server else 65536
+
+    def connected(self) -> list[Action]:
+        """Return what to repeat after every connect: the updates that have no receipt."""
+        self._sending.clear()
+        return [self._send(update) for update in self._pending.values()]
+
+    def handle(self, given: SessionInput, now: float) -> list[Action]:
+        """Return what to do about an input at device time ``now`` (seconds, UTC)."""
+        match given:
+            case ServerSaid(message):
+                return self._heard(message, now)
+            case ProfileMade(profile):
+                return self._profiled(profile, now)
+            case WeightsArrived():
+                return self._weights(given, now)
+            case TaskBroke(round_, reason, detail):
+                return self._broke(round_, reason, detail)
+            case TrainingDone():
+                return self._trained(given)
+            case UpdateKept(update):
+                return self._kept(update)
+            case UpdateSent(round_):
+                self._sending.discard(round_)
+                if round_ not in self._pending:
+                    return []
+                return [Say(m.Progress(round=round_, stage=m.Stage.UPLOADED))]
+            case InstallDone(report):
+                return self._install_done(report)
+            case Tick():
+                return self._tick(now)
+
+    # --- the server said ------------------------------------------------------------------------
+
+    def _heard(self, message: m.Message | None, now: float) -> list[Action]:
+        match message:
+            case m.ServerState():
+                return self._server_state(message)
+            case m.Task():
+                return self._task(message, now)
+            case m.Receipt():
+                return self._receipt(message)
+            case m.Standing():
+                self.standing = message
+                return [NoteStanding(message)]
+            case m.DeploymentOrder():
+                return self._deployment(message, now)
+        return []
+
+    def _server_state(self, server: m.ServerState) -> list[Action]:
+        if server.status is m.LinkStatus.OFFLINE:
+            return []
+        before, self._server = self._server, server
+        if before and self._profile and _same_model(before, server):
+            return []
+        if self._profile and self._profile_fits(server):
+            return [Say(self._profile)]
+        if not self._can_train:
+            self._profile = m.Profile(can_train=False, reason=self._reason)
+            return [MakeProfile(server)]
+        if self._profiling:
+            return []
+        self._profiling = True
+        return [MakeProfile(server)]
+
+    def _profile_fits(self, server: m.ServerState) -> bool:
+        known = self._profile
+        return bool(
+            known
+            and (known.model, known.spec_hash, known.batch_size)
+            == (server.model, server.spec_hash, server.batch_size)
+        )
+
+    def _profiled(self, profile: m.Profile, now: float) -> list[Action]:
+        self._profiling = False
+        self._profile = profile
+        actions: list[Action] = [Say(profile)]
+        if self._server and profile.can_train and not self._profile_fits(self._server):
+            self._profiling = True
+            return [*actions, MakeProfile(self._server)]
+        if self._waiting:
+            waiting, self._waiting = self._waiting, None
+            actions += self._task(waiting, now)
+        return actions
+
+    def _task(self, task: m.Task, now: float) -> list[Action]:
+        if self._work and self._work.task.round >= task.round:
+            return []
+        if task.round in self._ended:
+            return [Say(self._ended[task.round])]
+        if task.round in self._pending:
+            return [] if task.round in self._sending else [self._send(self._pending[task.round])]
+        if not self._can_train:
+            return [Say(self._decline(task.round, self._reason))]
+        if self._profiling:
+            self._waiting = task
+            return []
+        actions: list[Action] = []
+        if self._work:
+            actions.append(CancelTask(self._work.task.round))
+        self._work = Work(task, now + task.budget_s)
+        return [
+            *actions,
+            Say(m.Progress(round=task.round, stage=m.Stage.ACCEPTED)),
+            FetchWeights(task, task.budget_s),
+        ]
+
+    def _decline(self, round_: int, why: str) -> m.Progress:
+        progress = m.Progress(
+            round=round_, stage=m.Stage.DECLINED, reason=m.DropReason.DECLINED, detail=why
+        )
+        self._ended[round_] = progress
+        return progress
+
+    def _receipt(self, receipt: m.Receipt) -> list[Action]:
+        pending = self._pending.get(receipt.round)
+        if pending is None or pending.blob.blob != receipt.blob:
+            return []
+        del self._pending[receipt.round]
+        self._sending.discard(receipt.round)
+        return [SettleUpdate(receipt.round, receipt.blob)]
+
+    # --- training -------------------------------------------------------------------------------
+
+    def _weights(self, given: WeightsArrived, now: float) -> list[Action]:
+        work = self._work
+        if work is None or work.task.round != given.round:
+            return []
+        self._work = replace(
+            work, downloaded_bytes=given.downloaded_bytes, download_s=given.download_s
+        )
+        return [
+            Say(
+                m.Progress(
+                    round=given.round,
+                    stage=m.Stage.STARTED,
+                    downloaded_bytes=given.downloaded_bytes,
+                    download_s=given.download_s,
+                )
+            ),
+            Train(work.task, given.data, max(1.0, work.deadline - now)),
+        ]
+
+    def _trained(self, given: TrainingDone) -> list[Action]:
+        work = self._work
+        if work is None or work.task.round != given.round:
+            return []
+        return [
+            KeepUpdate(
+                work.task,
+                given.state,
+                given.samples,
+                given.steps,
+                given.loss,
+                work.download_s,
+                given.train_s,
+            )
+        ]
+
+    def _kept(self, update: m.Update) -> list[Action]:
+        if self._work and self._work.task.round == update.round:
+            self._work = None
+        self._pending[update.round] = update
+        return [self._send(update)]
+
+    def _send(self, update: m.Update) -> Action:
+        self._sending.add(update.round)
+        return SendUpdate(update)
+
+    def _broke(self, round_: int, reason: m.DropReason, detail: str) -> list[Action]:
+        if self._work is None or self._work.task.round != round_:
+            return []
+        self._work = None
+        progress = m.Progress(round=round_, stage=m.Stage.FAILED, reason=reason, detail=detail)
+        self._ended[round_] = progress
+        return [Say(progress)]
+
+    def _tick(self, now: float) -> list[Action]:
+        if self._retry and not self._installing and now >= self._retry[0]:
+            return self._deployment(self._retry[1], now)
+        work = self._work
+        if work is None or now < work.deadline:
+            return []
+        round_ = work.task.round
+        broken = self._broke(
+            round_, m.DropReason.LATE, f"not done within {work.task.budget_s:g} s"
+        )
+        return [CancelTask(round_), *broken]
+
+    # --- releases -------------------------------------------------------------------------------
+
+    def _deployment(self, order: m.DeploymentOrder, now: float) -> list[Action]:
+        installed = self._installed
+        try:
+            verified = self._verifier.order(order, now, installed.counter, installed.digest)
+        except ReleaseError as error:
+            # An older or forged order must not hide what the device answered about the real one.
+            return [Say(self._refusal(error, order))]
+        deployment = verified.deployment
+        if self._installing and deployment.counter <= self._installing[0]:
+            return []
+        if deployment.counter == installed.counter and installed.report:
+            return [Say(installed.report)]
+        self._installing = (deployment.counter, deployment.digest)
+        self._retry = (now + RETRY_S, order)
+        if verified.release is None:
+            return [RemoveModel(deployment)]
+        return [Install(deployment, verified.release, order)]
+
+    def _refusal(self, error: ReleaseError, order: m.DeploymentOrder) -> m.Report:
+        known = self._installed.report
+        claimed = _claimed_counter(order)
+        return m.Report(
+            # A forged repeat of the deployment in force must not unsay that it was confirmed.
+            counter=0 if claimed == self._installed.counter else claimed,
+            state=m.InstallState.REFUSED,
+            running=known.running if known else "",
+            width=known.width if known else 0.0,
+            code=error.code,
+            detail=str(error),
+        )
+
+    def _install_done(self, report: m.Report) -> list[Action]:
+        named = self._installing
+        if named and report.counter == named[0]:
+            self._installing = None
+            if report.code != TRY_AGAIN:
+                self._retry = None
+                self._installed = Installed(*named, report)
+        return [Say(report)]
+
+
+def _claimed_counter(order: m.DeploymentOrder) -> int:
+    try:
+        return decode_struct(order.deployment.payload, m.Deployment).counter
+    except DecodeError:
+        return 0
+
+
+def _same_model(one: m.ServerState, other: m.ServerState) -> bool:
+    def key(state: m.ServerState) -> Any:
+        return state.model, state.options, state.spec_hash, state.widths, state.batch_size
+
+    return bool(key(one) == key(other))

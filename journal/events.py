@@ -1,0 +1,420 @@
+"""Every fact that the coordinator records, as versioned typed structs.
+
+The journal *is* the state: replaying these events rebuilds it, and auditing them explains it.
+Rules: an event type keeps its tag and meaning for ever; new fields have defaults; no key, no
+password and no raw data ever stands in an event. Digests are SHA-256 in hex, times are the
+server's clock in seconds since the epoch, sizes bytes, durations seconds.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from broker.messages import (
+    BlobReference,
+    DropReason,
+    InstallState,
+    OperatorAction,
+    Participation,
+    Profile,
+    Release,
+    Report,
+    Stage,
+    TrainingSettings,
+)
+
+
+class LinkState(StrEnum):
+    """Presence of a device as a lease: derived from the server's own receive times."""
+
+    NEVER_SEEN = "never-seen"
+    ONLINE = "online"
+    LATE = "late"
+    OFFLINE = "offline"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    """Base of all events. The time of the event stands in its journal record."""
+
+
+class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):
+    """Training of one model was set up with these settings.
+
+    Attributes:
+        settings: the coordinator's settings as plain data, for the auditor and for replay.
+    """
+
+    fleet: str
+    model: str
+    options: dict[str, Any]
+    spec_hash: str
+    widths: tuple[float, ...]
+    ladder: tuple[float, ...]
+    seed: int
+    software: str
+    settings: dict[str, Any]
+
+
+class ServerStarted(Event, frozen=True, kw_only=True, tag="server-started"):
+    """The coordinator process started for the ``epoch``-th time; it is the session it sends."""
+
+    epoch: int
+
+
+class ModelInitialised(Event, frozen=True, kw_only=True, tag="model-initialised"):
+    """The weights of round 0 exist.
+
+    Attributes:
+        digest: of the full-width state dict in the blob folder.
+        score: at full width on the measurement half of the validation data (a_0).
+    """
+
+    digest: str
+    score: float
+
+
+class DeviceBorn(Event, frozen=True, kw_only=True, tag="device-born"):
+    """A device announced itself (first time, or with a new session)."""
+
+    device: str
+    session: int
+    agent: str
+    can_train: bool
+    running: str
+    emulated: str = ""
+
+
+class PresenceChanged(Event, frozen=True, kw_only=True, tag="presence-changed"):
+    """The lease of a device changed state."""
+
+    device: str
+    state: LinkState
+    cause: str
+
+
+class DeviceProfiled(Event, frozen=True, kw_only=True, tag="device-profiled"):
+    """A device reported what it can do."""
+
+    device: str
+    profile: Profile
+
+
+class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
+    """The width policy decided for a device; width 0 means that it cannot train.
+
+    Attributes:
+        predicted_s: predicted round time at that width; predicted_bytes: predicted peak memory.
+        reason: one sentence.
+    """
+
+    device: str
+    width: float
+    participation: Participation
+    reason: str
+    predicted_s: float = 0.0
+    predicted_bytes: int = 0
+
+
+class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One device's task in a round. The key of its blob is derived, never stored."""
+
+    device: str
+    width: float
+    predicted_s: float
+    seed: int
+
+
+class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
+    """A round began.
+
+    Attributes:
+        base: digest of the full-width weights it starts from.
+        tasks: who was invited, at what width.
+        not_invited: device -> why it was not eligible.
+        budget_s: time from the opening to the deadline.
+        quorum: updates needed.
+    """
+
+    round: int
+    base: str
+    tasks: tuple[RoundTask, ...]
+    not_invited: dict[str, str]
+    budget_s: float
+    quorum: int
+    training: TrainingSettings
+
+
+class TaskProgressed(Event, frozen=True, kw_only=True, tag="task-progressed"):
+    """A device said how far it is with its task."""
+
+    round: int
+    device: str
+    stage: Stage
+    reason: DropReason | None = None
+    detail: str = ""
+    downloaded_bytes: int = 0
+    download_s: float = 0.0
+    train_s: float = 0.0
+
+
+class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
+    """An update is in the blob folder and will be aggregated.
+
+    Attributes:
+        digest: of the update's bytes in the blob folder.
+        round_s: from the opening of the round to this commit, by the server's clock.
+    """
+
+    round: int
+    device: str
+    width: float
+    blob: str
+    digest: str
+    size: int
+    samples: int
+    steps: int
+    loss: float
+    download_s: float
+    train_s: float
+    round_s: float
+
+
+class UpdateRefused(Event, frozen=True, kw_only=True, tag="update-refused"):
+    """An update was not used; the device is told why."""
+
+    round: int
+    device: str
+    blob: str
+    reason: DropReason
+    detail: str
+
+
+class DeviceDropped(Event, frozen=True, kw_only=True, tag="device-dropped"):
+    """An invited device did not contribute to a round."""
+
+    round: int
+    device: str
+    reason: DropReason
+    detail: str = ""
+
+
+class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
+    """No further update counts for the round.
+
+    Attributes:
+        aggregated: devices whose updates will be aggregated; empty where the quorum was missed.
+        reason: one sentence.
+    """
+
+    round: int
+    aggregated: tuple[str, ...]
+    reason: str
+
+
+class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
+    """A blob that several devices may open was published, once for all of them.
+
+    Attributes:
+        purpose: "round-7" or "release-3"; width: of the weights or the ONNX file.
+        size: bytes of its blocks.
+    """
+
+    purpose: str
+    width: float
+    blob: str
+    size: int
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Measured score of one width with its 95 % bootstrap interval over recordings.
+
+    Attributes:
+        offered: False where a narrower width is at least as good (the width is dominated).
+    """
+
+    width: float
+    score: float
+    low: float
+    high: float
+    offered: bool
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device was worth in one round, and the update it was computed from."""
+
+    device: str
+    score: float
+    update: str
+
+
+class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
+    """The aggregate of a round, measured.
+
+    Attributes:
+        digest: of the new full-width state dict.
+        curve: score over width, training grid and reward ladder.
+        method: name of the contribution estimator; value_before, value_after: of the game.
+        coalitions: how many were evaluated; seconds: CPU time of scoring.
+        better: whether the round improved significantly on the best round so far
+            (paired bootstrap over recordings).
+    """
+
+    round: int
+    digest: str
+    curve: tuple[CurvePoint, ...]
+    contributions: tuple[Contribution, ...]
+    method: str
+    value_before: float
+    value_after: float
+    coalitions: int
+    seconds: float
+    better: bool
+
+
+class TrainingStopped(Event, frozen=True, kw_only=True, tag="training-stopped"):
+    """No further round opens: plateau, budget, or too many failed rounds."""
+
+    round: int
+    reason: str
+
+
+class ReleaseDue(Event, frozen=True, kw_only=True, tag="release-due"):
+    """Training goes on, but devices shall get what was reached so far."""
+
+    round: int
+    reason: str
+
+
+class Reward(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device earned.
+
+    Attributes:
+        contribution: accumulated score; share: N times its fraction of the sum (1 = average).
+        value: contribution in score units (c_i); target: score that the rule grants (r_i).
+        width: reward width, 0 below the cut-off; score: measured score of that width.
+        reason: one sentence.
+    """
+
+    device: str
+    contribution: float
+    share: float
+    value: float
+    target: float
+    width: float
+    score: float
+    reason: str
+
+
+class RewardsAllocated(Event, frozen=True, kw_only=True, tag="rewards-allocated"):
+    """Reward widths follow from contributions.
+
+    Attributes:
+        rule: "equal-gain" or "affine"; note: why the rule was changed, where it was.
+    """
+
+    round: int
+    rule: str
+    note: str
+    rewards: tuple[Reward, ...]
+
+
+class ReleaseBuilt(Event, frozen=True, kw_only=True, tag="release-built"):
+    """One ONNX file passed its parity check and stands in the blob folder.
+
+    Attributes:
+        release: the document that is signed (signatures are deterministic and made when sent).
+        blob: the encrypted form that is shared.
+    """
+
+    release: Release
+    blob: BlobReference
+
+
+class ReleaseWithheld(Event, frozen=True, kw_only=True, tag="release-withheld"):
+    """New weights were not released, with the reason."""
+
+    round: int
+    reason: str
+
+
+class DeploymentIssued(Event, frozen=True, kw_only=True, tag="deployment-issued"):
+    """A device shall run a release; digest "" takes its model away."""
+
+    device: str
+    counter: int
+    digest: str
+    width: float
+    reason: str
+    expires_at: float
+
+
+class InstallReported(Event, frozen=True, kw_only=True, tag="install-reported"):
+    """A device said what it really runs."""
+
+    device: str
+    state: InstallState
+    report: Report
+
+
+class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
+    """An operator's command was carried out (or refused, with the detail)."""
+
+    operator: str
+    command_id: str
+    action: OperatorAction
+    device: str
+    reason: str
+    done: bool
+    detail: str = ""
+
+
+class MessageRefused(Event, frozen=True, kw_only=True, tag="message-refused"):
+    """Somebody sent a message that is not acceptable, for example with a forged device id."""
+
+    sender: str
+    channel: str
+    reason: str
+
+
+class WorkFailed(Event, frozen=True, kw_only=True, tag="work-failed"):
+    """A job of the coordinator's worker failed; it is tried again up to a limit."""
+
+    job: str
+    detail: str
+
+
+class CampaignFinished(Event, frozen=True, kw_only=True, tag="campaign-finished"):
+    """Training is over and every deployment was answered or timed out."""
+
+    detail: str
+
+
+AnyEvent = (
+    CampaignStarted
+    | ServerStarted
+    | ModelInitialised
+    | DeviceBorn
+    | PresenceChanged
+    | DeviceProfiled
+    | WidthChosen
+    | RoundOpened
+    | TaskProgressed
+    | UpdateAccepted
+    | UpdateRefused
+    | DeviceDropped
+    | RoundClosed
+    | BlobShared
+    | RoundScored
+    | TrainingStopped
+    | ReleaseDue
+    | RewardsAllocated
+    | ReleaseBuilt
+    | ReleaseWithheld
+    | DeploymentIssued
+    | InstallReported
+    | OperatorActed
+    | MessageRefused
+    | WorkFailed
+    | CampaignFinished
+)

@@ -1,0 +1,1 @@
+"""What can this machine do? Facts, timed training steps, memory, and the predictions from them."""

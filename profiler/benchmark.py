@@ -1,0 +1,202 @@
+"""Time real training steps of each width on this machine. Imports torch.
+
+Nothing that leaves the model out predicts a step well, so the model itself is trained for a few
+steps on the device's own data, from the narrowest width upwards. Before each wider one its memory
+is extrapolated, and the benchmark stops where the budget would be passed.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from profiler.prediction import extrapolate_memory, out_of_memory_line, predict_memory
+from profiler.profile import Benchmark, WidthCost
+from profiler.resident_memory import PeakMeter
+from slimmable.evaluation import state_of
+from slimmable.model import SlimmableModel
+from slimmable.samples import Samples
+from slimmable.state import decode_state, encode_state
+from slimmable.training import TrainingRule, loss_function, train
+
+WARM_UP_STEPS = 2  # the first steps load kernels and fill the allocator
+TIMED_STEPS = 3
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """How the benchmark runs.
+
+    Attributes:
+        widths: offered training widths.
+        batch_size: samples a step.
+        memory_budget: bytes the process may hold; 0 = no limit.
+        factor: emulated seconds per CPU second; None = a real machine, whose wall time counts.
+    """
+
+    widths: Sequence[float]
+    batch_size: int
+    memory_budget: int = 0
+    factor: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkHooks:
+    """What the caller is told while the benchmark runs.
+
+    Attributes:
+        before_width: called with the width that comes next.
+        after_width: called with its cost.
+        after_step: called after each step; may wait, which is not timed, or raise.
+    """
+
+    before_width: Callable[[float], None] = lambda _width: None
+    after_width: Callable[[WidthCost], None] = lambda _cost: None
+    after_step: Callable[[], None] = lambda: None
+
+
+def run_benchmark(
+    model: SlimmableModel,
+    samples: Samples,
+    settings: BenchmarkSettings,
+    hooks: BenchmarkHooks | None = None,
+) -> Benchmark:
+    """Return the cost of each width that fits the memory budget.
+
+    Args:
+        model: what is trained.
+        samples: the device's own data.
+        settings: widths, batch, budget, emulation.
+        hooks: told about progress.
+    """
+    hooks = hooks or BenchmarkHooks()
+    baseline = PeakMeter().sample()
+    widths = sorted(set(settings.widths))
+    forecast = _MemoryForecast(model, samples, settings.batch_size, baseline)
+    costs: list[WidthCost] = []
+    failures: list[str] = []
+    budget = settings.memory_budget or sys.maxsize
+    for width in widths:
+        hooks.before_width(width)
+        needs = forecast.peak(width)
+        if needs <= budget:
+            cost = _time_width(model, samples, width, settings, hooks)
+            needs = cost.peak_bytes
+            forecast.learn(width, needs)
+            if needs <= budget:
+                costs.append(cost)
+                hooks.after_width(cost)
+        if needs > budget:
+            # Wider ones need more still, but each is named so that the operator sees them all.
+            failures.append(out_of_memory_line(width, needs, budget))
+    return Benchmark(
+        model=model.name,
+        spec_hash=model.spec.spec_hash,
+        batch_size=settings.batch_size,
+        samples=len(samples),
+        costs=tuple(costs),
+        failures=tuple(failures),
+        baseline_bytes=baseline,
+    )
+
+
+def saved_activation_bytes(model: SlimmableModel, width: float, samples: Samples) -> int:
+    """Return the bytes that one training step on ``samples`` saves for its backward pass."""
+    network = model.build(width).train()
+    weights = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
+    saved: dict[int, int] = {}
+
+    def remember(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        outputs = network(torch.from_numpy(samples.x))
+        # Held until the count is done: a freed storage's address would be given out again.
+        loss = loss_function(model.task)(outputs, torch.from_numpy(samples.y))
+    total = sum(size for address, size in saved.items() if address not in weights)
+    del loss
+    return total
+
+
+class _MemoryForecast:
+    """Says what the next width will need, from the formula and the widths measured so far."""
+
+    def __init__(
+        self, model: SlimmableModel, samples: Samples, batch_size: int, baseline: int
+    ) -> None:
+        self._model = model
+        self._batch = samples.take(np.arange(min(batch_size, len(samples))))
+        self._baseline = baseline
+        self._probe: tuple[float, int] | None = None  # (width, saved bytes) of the narrowest
+        self._measured: tuple[float, int] | None = None  # (width, peak) of the widest so far
+
+    def peak(self, width: float) -> int:
+        if self._measured is None:
+            return predict_memory(
+                self._baseline, self._parameter_bytes(width), self._activation_bytes(width)
+            )
+        known, peak = self._measured
+        return extrapolate_memory(
+            peak,
+            (self._parameter_bytes(known), self._parameter_bytes(width)),
+            (self._activation_bytes(known), self._activation_bytes(width)),
+        )
+
+    def learn(self, width: float, peak: int) -> None:
+        self._measured = (width, peak)
+
+    def _parameter_bytes(self, width: float) -> int:
+        return FLOAT_BYTES * self._model.spec.parameter_count(width)
+
+    def _activation_bytes(self, width: float) -> int:
+        # Saved activations grow in proportion to the width, so only the narrowest, the one that
+        # costs least, is run to count them.
+        if self._probe is None:
+            self._probe = (width, saved_activation_bytes(self._model, width, self._batch))
+        return round(self._probe[1] * width / self._probe[0])
+
+
+def _time_width(
+    model: SlimmableModel,
+    samples: Samples,
+    width: float,
+    settings: BenchmarkSettings,
+    hooks: BenchmarkHooks,
+) -> WidthCost:
+    clock = time.perf_counter if settings.factor is None else time.process_time
+    meter = PeakMeter()
+    # Through bytes and back, as a task's weights come, so that the peak holds those copies too.
+    state = decode_state(encode_state(state_of(model.build(width), model)))
+    rule = TrainingRule(
+        steps=WARM_UP_STEPS + TIMED_STEPS,
+        batch_size=settings.batch_size,
+        learning_rate=1e-4,  # small: nothing is learnt here, and nothing may diverge
+        momentum=0.9,
+        weight_decay=0.0,
+        widths=(width,),
+    )
+    durations: list[float] = []
+    started = clock()
+
+    def after_step(_finished: int) -> None:
+        nonlocal started
+        durations.append(clock() - started)
+        meter.observe()
+        hooks.after_step()
+        started = clock()
+
+    trained, _ = train(model, state, width, samples, rule, np.random.default_rng(0), after_step)
+    encode_state(trained)
+    return WidthCost(
+        width=width,
+        step_s=statistics.median(durations[WARM_UP_STEPS:]) * (settings.factor or 1.0),
+        peak_bytes=meter.peak(),
+        timed_steps=TIMED_STEPS,
+    )

@@ -1,0 +1,119 @@
+"""Predict a round's duration and a training's memory from what was measured. Pure.
+
+No benchmark without the model predicts a step within 15 %, so each offered width is timed on the
+device itself (`profiler.benchmark`); what is computed here are sums of those measurements. The
+remaining error is followed by an average of observed over predicted durations, `follow_ratio`.
+"""
+
+from collections.abc import Sequence
+
+from profiler.profile import WidthCost
+
+MIB = 2**20
+# Resident memory above the idle process: c + a * parameters + b * saved activations, fitted to 16
+# points (four networks, four widths, batch 32, SGD with momentum), error -8 to +6 %.
+PARAMETER_COPIES = 4.8
+ACTIVATION_COPIES = 1.24
+# The fit has c = 92 MiB, of which 50 are the compiler that `torch.optim` imports and our training
+# loop avoids. With it gone, first steps of small networks cost 22-30 MiB here.
+FIRST_STEP_BYTES = 32 * MIB
+# Decoding weights, building the network of each width and encoding the result, counted in steps.
+SET_UP_STEPS = 2
+RATIO_WEIGHT = 0.3
+
+
+def training_cost(
+    costs: Sequence[WidthCost], width: float, drawn_widths: Sequence[float]
+) -> WidthCost | None:
+    """Return what one average step of ordered dropout at a training width costs.
+
+    Each step draws one of the grid's widths up to the training width, so time is their mean and
+    memory that of the widest.
+
+    Args:
+        costs: the measured ones.
+        width: training width.
+        drawn_widths: the training grid.
+
+    Returns:
+        None where a width that would be drawn was not measured.
+    """
+    inner = [drawn for drawn in drawn_widths if drawn <= width] or [width]
+    found = [cost for cost in costs if cost.width in inner]
+    if len(found) < len(set(inner)):
+        return None
+    return WidthCost(
+        width=width,
+        step_s=sum(cost.step_s for cost in found) / len(found),
+        peak_bytes=max(cost.peak_bytes for cost in found),
+        timed_steps=sum(cost.timed_steps for cost in found),
+    )
+
+
+def predict_round(
+    cost: WidthCost,
+    steps: int,
+    download_bytes: int,
+    upload_bytes: int,
+    link_bytes_per_s: float,
+) -> float:
+    """Return the seconds from a task's receipt to its update's arrival.
+
+    Args:
+        cost: of an average step, see `training_cost`.
+        steps: gradient steps of the task.
+        download_bytes: weights to fetch.
+        upload_bytes: weights to send.
+        link_bytes_per_s: rate of the transfer path; 0 = unknown, transfers count as nothing.
+    """
+    transfer = (download_bytes + upload_bytes) / link_bytes_per_s if link_bytes_per_s > 0 else 0.0
+    return (steps + SET_UP_STEPS) * cost.step_s + transfer
+
+
+def predict_memory(baseline: int, parameter_bytes: int, activation_bytes: int) -> int:
+    """Return the peak resident bytes of training.
+
+    Args:
+        baseline: resident bytes of the process before the first step.
+        parameter_bytes: of the sub-model.
+        activation_bytes: that one step saves for the backward pass.
+    """
+    return baseline + FIRST_STEP_BYTES + _growing_part(parameter_bytes, activation_bytes)
+
+
+def extrapolate_memory(
+    measured_peak: int,
+    parameter_bytes: tuple[int, int],
+    activation_bytes: tuple[int, int],
+) -> int:
+    """Return the peak of a wider sub-model from the measured peak of a narrower one.
+
+    Args:
+        measured_peak: of the narrower one.
+        parameter_bytes: (narrower, wider).
+        activation_bytes: (narrower, wider).
+    """
+    narrow = _growing_part(parameter_bytes[0], activation_bytes[0])
+    wide = _growing_part(parameter_bytes[1], activation_bytes[1])
+    return measured_peak + max(0, wide - narrow)
+
+
+def out_of_memory_line(width: float, needs: int, budget: int) -> str:
+    """Return the line that says which width does not fit, for people and for the profile."""
+    return f"out of memory at width {width:g}: needs {needs / MIB:.0f} of {budget / MIB:.0f} MiB"
+
+
+def follow_ratio(
+    ratio: float, predicted_s: float, observed_s: float, weight: float = RATIO_WEIGHT
+) -> float:
+    """Return the moving average of observed over predicted durations after one more round.
+
+    Multiply predictions by it. Start with 1.0.
+    """
+    if predicted_s <= 0 or observed_s <= 0:
+        return ratio
+    return (1.0 - weight) * ratio + weight * observed_s / predicted_s
+
+
+def _growing_part(parameter_bytes: int, activation_bytes: int) -> int:
+    return int(PARAMETER_COPIES * parameter_bytes + ACTIVATION_COPIES * activation_bytes)

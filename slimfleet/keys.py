@@ -1,0 +1,52 @@
+"""The server's secrets on disk: made at the first start, readable by their owner only."""
+
+from pathlib import Path
+
+from broker.blobs import SECRET_SIZE
+from broker.envelope import (
+    generate_signing_key,
+    parse_private_key,
+    private_key_text,
+    public_key_of,
+    public_key_text,
+)
+from coordinator.server import Identity
+from journal.disk import make_folder, write_atomically
+from slimfleet.config import ConfigError
+
+SIGNING_KEY_FILE = "signing-key"
+FLEET_SECRET_FILE = "fleet-secret"
+
+
+def load_identity(folder: Path, random_bytes) -> Identity:  # type: ignore[no-untyped-def]
+    """Return the server's keys, making them where they are missing.
+
+    Args:
+        folder: the server's folder.
+        random_bytes: returns that many unpredictable bytes, as `os.urandom` does.
+
+    Raises:
+        ConfigError: a key file is there but unreadable; it is never overwritten.
+    """
+    make_folder(folder)
+    signing, secret = folder / SIGNING_KEY_FILE, folder / FLEET_SECRET_FILE
+    if not signing.exists():
+        write_atomically(signing, private_key_text(generate_signing_key()).encode())
+    if not secret.exists():
+        write_atomically(secret, random_bytes(SECRET_SIZE).hex().encode())
+    try:
+        key = parse_private_key(signing.read_text())
+        fleet_secret = bytes.fromhex(secret.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder}: the server's keys are unreadable ({error}); restore them from a backup:"
+            " with new keys no device would trust this server"
+        ) from error
+    if len(fleet_secret) != SECRET_SIZE:
+        raise ConfigError(f"{secret}: {len(fleet_secret)} bytes, expected {SECRET_SIZE}")
+    return Identity(fleet_secret=fleet_secret, signing_key=key)
+
+
+def public_key(identity: Identity) -> str:
+    """Return the line that devices put into ``trusted_keys``."""
+    return public_key_text(public_key_of(identity.signing_key))

@@ -1,0 +1,141 @@
+"""A slimmable model: a network that can be built at any width, its width spec and its task.
+
+Importing this module does not import torch; building a network does. A model is code, so it is
+installed on server and devices; over the network go only its name and its options.
+"""
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from slimmable.spec import WidthSpec
+from slimmable.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINT_GROUP = "slimfleet.models"
+BUILT_IN = {
+    "mlp": "slimmable.models.mlp:mlp",
+    "cnn1d": "slimmable.models.cnn1d:cnn1d",
+    "cnn2d": "slimmable.models.cnn2d:cnn2d",
+    "resnet18": "slimmable.models.resnet18:resnet18",
+}
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded. Check its name, its options and that its package is installed."""
+
+
+@dataclass(frozen=True)
+class SlimmableModel:
+    """One set of weights, many widths.
+
+    Attributes:
+        name: model id, part of every task, update and release.
+        spec: how each tensor of the state dict scales.
+        task: what the outputs mean.
+        input_shape: of one sample, without the batch dimension.
+        build: returns a fresh network of a width; its state dict has the shapes that the spec
+            gives for that width. `slimmable.model_check.check_model` checks that.
+    """
+
+    name: str
+    spec: WidthSpec
+    task: Task
+    input_shape: tuple[int, ...]
+    build: "Callable[[float], nn.Module]"
+
+
+ModelFactory = Callable[..., SlimmableModel]
+
+
+def load_model(name: str, options: Mapping[str, Any] | None = None) -> SlimmableModel:
+    """Return the model called ``name``: built in, an entry point, or ``package.module:function``.
+
+    Args:
+        name: for example "cnn1d", or "plant.models:pump" for a function that returns a
+            `SlimmableModel`. A built-in name always means the built-in model.
+        options: keyword arguments of that function.
+
+    Raises:
+        ModelError: nothing of that name is installed, or it refused the options.
+    """
+    factory = _find_factory(name)
+    given = dict(options or {})
+    try:
+        model = factory(**given)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name!r} refused its options {given}: {error}") from error
+    if not isinstance(model, SlimmableModel):
+        raise ModelError(f"model {name!r} returned {type(model).__name__}, not a SlimmableModel")
+    return model
+
+
+def _find_factory(name: str) -> ModelFactory:
+    path = BUILT_IN.get(name, name)
+    installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    module, colon, function = path.partition(":")
+    if not colon and name not in installed:
+        raise ModelError(
+            f"no model {name!r}: use one of {sorted(BUILT_IN)}, an entry point of"
+            f" {ENTRY_POINT_GROUP!r}, or package.module:function"
+        )
+    try:
+        if colon:
+            factory = getattr(importlib.import_module(module), function)
+        else:
+            factory = installed[name].load()
+    except Exception as error:  # somebody else's module may raise anything while it is imported
+        hint = "; install slimfleet[train]" if _lacks_torch(error) else ""
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {type(error).__name__}: {error}{hint}"
+        ) from error
+    if not callable(factory):
+        raise ModelError(f"model {name!r} is a {type(factory).__name__}, a function is needed")
+    return factory  # type: ignore[no-any-return]
+
+
+def _lacks_torch(error: Exception) -> bool:
+    return isinstance(error, ModuleNotFoundError) and error.name == "torch"
+
+
+def build_by_slicing(module: "nn.Module", spec: WidthSpec) -> "Callable[[float], nn.Module]":
+    """Return a ``build`` for a module whose forward reads all sizes from its tensors.
+
+    Linear, convolution with groups 1 and batch norm do; grouped convolution, group norm, recurrent
+    layers and hard-coded view sizes do not: supply a function that builds those natively. Every
+    network starts from the weights of ``module``, so the seed of a campaign does not change them.
+
+    Args:
+        module: the full-width network; it is not changed.
+        spec: of its state dict.
+
+    Raises:
+        ModelError: the module lacks a tensor that the spec names.
+    """
+    absent = sorted(set(spec.tensors) - set(module.state_dict()))
+    if absent:
+        raise ModelError(f"the module has no tensor {absent[0]!r}, which the width spec names")
+
+    def build(width: float) -> "nn.Module":
+        from torch import from_numpy, nn
+
+        network = copy.deepcopy(module)
+        for name in spec.tensors:
+            path, _, leaf = name.rpartition(".")
+            owner = network.get_submodule(path)
+            tensor = getattr(owner, leaf)
+            kept = tensor.detach()
+            for dim, indices in enumerate(spec.indices(name, width)):
+                kept = kept.index_select(dim, from_numpy(indices))
+            if isinstance(tensor, nn.Parameter):
+                setattr(owner, leaf, nn.Parameter(kept))
+            else:
+                owner.register_buffer(leaf, kept)
+        return network
+
+    return build

@@ -1,0 +1,175 @@
+"""The device profile: facts, assembly, table, and its form on the wire."""
+
+import dataclasses
+import string
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import messages
+from edge_agent.profile_message import from_message, to_message
+from profiler.facts import (
+    cgroup_memory,
+    gather_facts,
+    installed_versions,
+    read_cpu_flags,
+    training_budget,
+)
+from profiler.profile import Benchmark, DeviceProfile, MachineFacts, WidthCost, describe
+from profiler.table import profile_table
+
+MIB = 2**20
+FACTS = MachineFacts(
+    cores=4,
+    cpu_flags=("asimd", "atomics"),
+    memory_total=2048 * MIB,
+    memory_available=1000 * MIB,
+    machine="aarch64",
+    system="Linux 6.6",
+    python="3.11.9",
+    runtimes={"torch": "2.13.0"},
+)
+BENCHMARK = Benchmark(
+    model="cnn1d",
+    spec_hash="ab" * 32,
+    batch_size=32,
+    samples=561,
+    costs=(WidthCost(0.25, 0.010, 240 * MIB), WidthCost(0.5, 0.040, 250 * MIB)),
+    failures=("out of memory at width 1: needs 600 of 512 MiB",),
+)
+
+costs = st.builds(
+    WidthCost,
+    width=st.floats(0.01, 1.0),
+    step_s=st.floats(0.0, 1e3),
+    peak_bytes=st.integers(0, 2**40),
+    timed_steps=st.integers(1, 9),
+)
+text = st.text(string.printable, max_size=20)
+profiles = st.builds(
+    DeviceProfile,
+    model=text,
+    spec_hash=text,
+    batch_size=st.integers(0, 512),
+    costs=st.lists(costs, max_size=4).map(tuple),
+    failures=st.lists(text, max_size=2).map(tuple),
+    can_train=st.booleans(),
+    reason=text,
+    memory_budget=st.integers(0, 2**40),
+    link_bytes_per_s=st.floats(0, 1e9),
+    samples=st.integers(0, 10**6),
+    cores=st.integers(0, 128),
+    cpu_flags=st.lists(text, max_size=3).map(tuple),
+    runtimes=st.dictionaries(text, text, max_size=3),
+    emulated=text,
+)
+
+
+@given(profiles)
+def test_a_profile_survives_the_wire(profile):
+    packed = msgspec.msgpack.encode(to_message(profile, session=2, seq=7))
+    assert from_message(msgspec.msgpack.decode(packed, type=messages.Profile)) == profile
+
+
+def test_the_message_has_a_field_for_every_field_of_the_profile():
+    carried = set(messages.Profile.__struct_fields__) - set(messages.Message.__struct_fields__)
+    assert carried == {field.name for field in dataclasses.fields(DeviceProfile)}
+    assert set(messages.WidthCost.__struct_fields__) == {
+        field.name for field in dataclasses.fields(WidthCost)
+    }
+
+
+def test_a_device_that_timed_a_width_can_train():
+    profile = describe(FACTS, BENCHMARK, memory_budget=512 * MIB, emulated="raspberry-pi-4")
+    assert profile.can_train
+    assert profile.reason == ""
+    assert profile.cost(0.5) == BENCHMARK.costs[1]
+    assert profile.cost(1.0) is None
+
+
+def test_a_device_where_no_width_fits_says_why_it_cannot_train():
+    nothing = dataclasses.replace(BENCHMARK, costs=())
+    profile = describe(FACTS, nothing, memory_budget=200 * MIB)
+    assert not profile.can_train
+    assert profile.reason == "out of memory at width 1: needs 600 of 512 MiB"
+
+
+def test_a_device_without_a_benchmark_gives_the_reason_it_was_told():
+    profile = describe(FACTS, None, memory_budget=0, reason="torch is not installed")
+    assert (profile.can_train, profile.reason) == (False, "torch is not installed")
+
+
+def test_the_table_shows_each_width_with_a_bar_and_says_what_is_emulated():
+    profile = describe(FACTS, BENCHMARK, memory_budget=512 * MIB, emulated="raspberry-pi-4")
+    table = profile_table(profile)
+    bars = [line.count("█") for line in table.splitlines() if "█" in line]
+    assert bars == [8, 30]
+    assert "raspberry-pi-4" in table
+    assert "EMULATED" in table
+    assert "! out of memory at width 1" in table
+    assert "EMULATED" not in profile_table(describe(FACTS, BENCHMARK, memory_budget=1))
+
+
+def test_an_inference_only_device_has_a_table_too():
+    profile = describe(FACTS, None, memory_budget=0, reason="torch is not installed")
+    assert "no: torch is not installed" in profile_table(profile)
+
+
+def test_the_facts_of_this_machine_are_plausible():
+    facts = gather_facts()
+    assert facts.cores >= 1
+    assert 0 < training_budget(facts) < facts.memory_available <= facts.memory_total
+    assert facts.runtimes["numpy"] == np.__version__
+    assert facts.machine
+    assert facts.system
+
+
+def test_versions_of_packages_that_are_not_installed_are_left_out():
+    assert installed_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "flags"),
+    [
+        ("flags\t\t: fpu avx2 sse4_2 fma\n", ("avx2", "fma", "sse4_2")),
+        ("processor : 0\nFeatures : fp asimd atomics asimddp\n", ("asimd", "asimddp", "atomics")),
+        ("processor : 0\n", ()),
+    ],
+)
+def test_cpu_flags_are_read_on_x86_and_arm(tmp_path, cpuinfo, flags):
+    (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="ascii")
+    assert read_cpu_flags(tmp_path / "cpuinfo") == flags
+
+
+def test_there_are_no_cpu_flags_where_there_is_no_cpuinfo(tmp_path):
+    assert read_cpu_flags(tmp_path / "cpuinfo") == ()
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="ascii")
+
+
+def test_the_tightest_control_group_around_the_process_limits_memory(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    write(proc / "self" / "cgroup", "0::/plant/agent\n")
+    write(groups / "plant" / "agent" / "memory.max", "max\n")
+    write(groups / "plant" / "memory.max", "1000\n")
+    write(groups / "plant" / "memory.current", "300\n")
+    write(groups / "memory.max", "5000\n")
+    assert cgroup_memory(proc, groups) == (1000, 300)
+
+
+def test_control_groups_of_version_1_are_understood(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    write(proc / "self" / "cgroup", "5:cpu:/x\n4:memory:/plant\n0::/\n")
+    write(groups / "memory" / "plant" / "memory.limit_in_bytes", "700\n")
+    write(groups / "memory" / "plant" / "memory.usage_in_bytes", "100\n")
+    assert cgroup_memory(proc, groups) == (700, 100)
+
+
+def test_without_control_groups_memory_is_not_limited(tmp_path):
+    assert cgroup_memory(tmp_path, tmp_path) == (None, 0)

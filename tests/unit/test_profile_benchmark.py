@@ -1,0 +1,89 @@
+"""The benchmark: which widths it times, and where it stops."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from profiler.benchmark import (
+    BenchmarkHooks,
+    BenchmarkSettings,
+    run_benchmark,
+    saved_activation_bytes,
+)
+from profiler.resident_memory import PeakMeter
+from slimmable.model import load_model
+from slimmable.samples import Samples
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("cnn1d", {"sensors": 3, "length": 32, "classes": ["still", "moving"]})
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(0)
+    return Samples(
+        rng.normal(size=(24, 3, 32)).astype(np.float32),
+        rng.integers(0, 2, 24),
+        np.arange(24),
+    )
+
+
+def test_every_width_is_timed_from_the_narrowest_up(model, samples):
+    begun, finished, steps = [], [], []
+    found = run_benchmark(
+        model,
+        samples,
+        BenchmarkSettings(widths=(1.0, 0.25, 0.5), batch_size=8),
+        BenchmarkHooks(begun.append, finished.append, lambda: steps.append(1)),
+    )
+    assert begun == [cost.width for cost in found.costs] == [0.25, 0.5, 1.0]
+    assert finished == list(found.costs)
+    assert len(steps) == 3 * 5
+    assert all(cost.step_s > 0 and cost.peak_bytes > 0 for cost in found.costs)
+    assert found.spec_hash == model.spec.spec_hash
+    assert found.samples == 24
+
+
+def test_an_emulated_machine_is_slower_by_its_factor(model, samples):
+    plain, slow = (
+        run_benchmark(model, samples, BenchmarkSettings((0.25,), 8, factor=factor)).costs[0]
+        for factor in (1.0, 1e6)
+    )
+    assert slow.step_s > 1e3 * plain.step_s
+
+
+def test_widths_beyond_the_memory_budget_are_named_and_not_run(model, samples):
+    steps = []
+    found = run_benchmark(
+        model,
+        samples,
+        BenchmarkSettings((0.25, 1.0), 8, memory_budget=PeakMeter().sample()),
+        BenchmarkHooks(after_step=lambda: steps.append(1)),
+    )
+    assert found.costs == ()
+    assert [line.split(":")[0] for line in found.failures] == [
+        "out of memory at width 0.25",
+        "out of memory at width 1",
+    ]
+    assert not steps
+
+
+def test_saved_activations_grow_with_width_and_batch(model, samples):
+    narrow, wide = (saved_activation_bytes(model, width, samples) for width in (0.25, 1.0))
+    half = saved_activation_bytes(model, 1.0, samples.take(np.arange(12)))
+    assert 2 * narrow < wide < 8 * narrow
+    assert half == pytest.approx(wide / 2, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is Linux's")
+def test_a_peak_between_two_looks_is_not_missed():
+    meter = PeakMeter()
+    before = meter.sample()
+    block = np.ones(64 * 2**20, dtype=np.uint8)
+    del block
+    assert meter.peak() >= before + 60 * 2**20
