@@ -152,10 +152,10 @@ def _run(*arguments: str) -> None:
                     _update(f"{download} {100 * done // max(total, 1)} %")
                     continue
                 log.write(line)
-                if found := re.match(r"Downloading (\S+) \(([\d.]+) (\w+)\)", text):
-                    download = text
+                if found := re.match(r"Downloading ([^\s-]+)\S* \(([\d.]+) (\w+)\)", text):
+                    download = text = f"downloading {found[1]}, {found[2]} {found[3]}"
                     if found[3] == "GB" or (found[3] == "MB" and float(found[2]) >= LARGE):
-                        _say(f"    {text}")
+                        _say(f"      {text}")
                         continue
                 _update(text)
     if process.returncode:

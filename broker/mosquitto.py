@@ -101,12 +101,17 @@ def mosquitto_config(
         "",
         "allow_anonymous false",
         f"acl_file {acl_file}",
-        "# Client id = user name, so that no device takes another's session over.",
-        "use_username_as_clientid true",
     ]
     if password_file is not None and not certificates:
         lines.append(f"password_file {password_file}")
-    lines += ["", listener, "max_connections 10000"]
+    # An option of the listener above its line would open a second one: 1883 on every interface.
+    lines += [
+        "",
+        listener,
+        "max_connections 10000",
+        "# Client id = user name, so that no device takes another's session over.",
+        "use_username_as_clientid true",
+    ]
     if tls is not None:
         lines += _tls_lines(tls)
     return "\n".join(lines) + "\n"
@@ -187,7 +192,7 @@ class MosquittoBroker:
     Args:
         folder: of this broker alone.
         fleet: whose topics it serves.
-        passwords: of every user; hashed with ``mosquitto_passwd``.
+        passwords: of every user; hashed with ``mosquitto_passwd``. Empty with certificates.
         operators: which of the users are operators.
         server: which of the users is the coordinator; the others are devices.
         tls: turns TLS on.
@@ -233,6 +238,11 @@ class MosquittoBroker:
         """Whether the broker runs."""
         return self._process is not None and self._process.running
 
+    @property
+    def pid(self) -> int | None:
+        """The broker's process id, or None before the first start."""
+        return self._process.pid if self._process is not None else None
+
     def start(self) -> None:
         """Start, or start again on the same store and port; return when it answers.
 
@@ -248,7 +258,7 @@ class MosquittoBroker:
         write_private(self._folder / "acl", self._acl)
         config = mosquitto_config(
             acl_file=self._folder / "acl",
-            password_file=self._write_passwords(),
+            password_file=self._write_passwords() if self._passwords else None,
             tls=self._tls,
             port=self._port,
             bind=LOOPBACK,

@@ -352,8 +352,9 @@ def _failure(address: BrokerAddress, error: Exception) -> str:
                 f"the certificate of {address} is not trusted: {error.verify_message};"
                 " check the CA file and that the certificate names this host"
             )
-        case ssl.SSLError():
-            return f"no TLS with {address}: {error.reason or error}; is it a TLS port?"
+        case ssl.SSLError() | ConnectionResetError() if address.tls:
+            why = getattr(error, "reason", None) or error.strerror or error
+            return f"no TLS with {address}: {why}; is it a TLS port?"
         case ConnectionRefusedError():
             return f"no broker answers at {address} (connection refused); is it running?"
         case TimeoutError():

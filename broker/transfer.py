@@ -19,6 +19,7 @@ from broker.errors import BlobError, LinkError
 from broker.link import Link
 from broker.messages import BlobReference
 from broker.parts import PartFolder
+from broker.patience import Patience
 from broker.topics import SharedBlock, UploadBlock, topic_for
 
 WINDOW = 16
@@ -133,7 +134,7 @@ class _Fetch:
     download: Download
     topic_of: TopicOf
     name: str
-    patience_s: float
+    patience: Patience
     asked: set[int] = field(default_factory=set)
     arrivals: asyncio.Queue[tuple[int, bytes]] = field(default_factory=asyncio.Queue)
     refused: Counter[int] = field(default_factory=Counter)
@@ -155,7 +156,7 @@ class BlobFetcher:
         *,
         window: int = WINDOW,
         attempts: int = 3,
-        patience_s: float = 30.0,
+        patience_s: float = 1.0,
     ) -> None:
         """Fetch over ``link``.
 
@@ -164,8 +165,8 @@ class BlobFetcher:
             folder: keeps the blocks of unfinished fetches.
             window: how many blocks of a blob are asked for at a time.
             attempts: how often a garbled block, and a blob of a wrong digest, is asked for.
-            patience_s: with nothing received for so long, the outstanding blocks are asked for
-                again (doubled each time in a row): a restarted broker can have lost the question.
+            patience_s: with nothing received for so long, outstanding blocks are asked for again;
+                longer where blocks arrive slowly, and when asking again did not help.
         """
         self._link = link
         self._parts = PartFolder(folder)
@@ -234,10 +235,11 @@ class BlobFetcher:
         have = await asyncio.to_thread(self._parts.load, name)
         download = Download(reference, have, limit=limit)
         self.counts.resumed += reference.blocks - len(download.missing())
+        patience = Patience(self._patience_s)
         deadline = asyncio.timeout(timeout_s)
         try:
             async with deadline:
-                return await self._until_right(_Fetch(download, topic_of, name, self._patience_s))
+                return await self._until_right(_Fetch(download, topic_of, name, patience))
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -275,15 +277,12 @@ class BlobFetcher:
 
     async def _take(self, fetch: _Fetch) -> None:
         try:
-            async with asyncio.timeout(fetch.patience_s):
+            async with asyncio.timeout(fetch.patience.wait_s):
                 arrived = [await fetch.arrivals.get()]
         except TimeoutError:
-            fetch.patience_s *= 2
-            outstanding = tuple(sorted(fetch.asked))
-            await self._let_go(fetch, outstanding)
-            await self._ask(fetch, outstanding)
+            await self._ask_again(fetch)
             return
-        fetch.patience_s = self._patience_s
+        fetch.patience.arrived(asyncio.get_running_loop().time())
         while not fetch.arrivals.empty():
             arrived.append(fetch.arrivals.get_nowait())
         fresh = {index: block for index, block in arrived if self._receive(fetch, index, block)}
@@ -317,6 +316,13 @@ class BlobFetcher:
         self._routes.update({topic: (fetch, index) for topic, index in topics.items()})
         if topics:
             await self._link.subscribe(tuple(topics))
+
+    async def _ask_again(self, fetch: _Fetch) -> None:
+        # The routes stay: what answers the first question may still arrive.
+        number = fetch.patience.silent(asyncio.get_running_loop().time())
+        topics = [fetch.topic_of(index) for index in sorted(fetch.asked)[:number]]
+        await self._link.unsubscribe(topics)
+        await self._link.subscribe(topics)
 
     async def _let_go(self, fetch: _Fetch, indices: Iterable[int]) -> None:
         topics = [fetch.topic_of(index) for index in indices if index in fetch.asked]

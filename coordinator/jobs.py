@@ -112,10 +112,9 @@ class ProcessJobs:
         if self._warming:
             self._warming.cancel()
         for pool in self._pools.values():
-            workers = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
+            for worker in list((pool._processes or {}).values()):
                 worker.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _call(job: str, *arguments: object) -> Any:

@@ -81,8 +81,8 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     said = {w: _outputs(model, w, slices[w], measurement.x) for w in widths}
     rng = np.random.default_rng((bench.seed, job.round))
     scores = _contributions(bench, job, model, base, steps, slices, measurement, rng)
-    now = _sample_scores(model, said, bench.grid, measurement)
-    before = _best_scores(model, blobs, job.best, bench.grid, calibration, measurement)
+    now = _sample_values(model, said, bench.grid, measurement)
+    before = _values_of(model, blobs, job.best, bench.grid, calibration, measurement)
     gain = difference(now, before, measurement.recording, rng)
     digest = blobs.put(encode_state({**state, **slices[1.0]}))
     return RoundResult(
@@ -151,14 +151,17 @@ def _refill(network: Any, state: Mapping[str, Array]) -> None:
     )
 
 
-def _sample_scores(
+def _sample_values(
     model: SlimmableModel, said: Mapping[float, Array], grid: Sequence[float], data: Samples
 ) -> Array:
-    """Return per-sample scores averaged over the training grid, shape (N,)."""
-    return np.mean([model.task.sample_scores(said[width], data.y) for width in grid], axis=0)
+    """Return minus the loss of each sample, averaged over the training grid, shape (N,).
+
+    A plateau is judged by losses: with few recordings a score saturates long before they do.
+    """
+    return -np.mean([model.task.losses(said[width], data.y) for width in grid], axis=0)
 
 
-def _best_scores(
+def _values_of(
     model: SlimmableModel,
     blobs: BlobFolder,
     digest: str,
@@ -168,7 +171,7 @@ def _best_scores(
 ) -> Array:
     slices = calibrated_slices(model, decode_state(blobs.get(digest)), grid, calibration.x)
     said = {width: _outputs(model, width, slices[width], measurement.x) for width in grid}
-    return _sample_scores(model, said, grid, measurement)
+    return _sample_values(model, said, grid, measurement)
 
 
 def _curve(
@@ -243,8 +246,8 @@ def _worse_than_in_use(
 ) -> str:
     if not job.in_use or job.in_use == job.weights:
         return ""
-    new = _best_scores(model, blobs, job.weights, (1.0,), calibration, measurement)
-    old = _best_scores(model, blobs, job.in_use, (1.0,), calibration, measurement)
+    new = _full_scores(model, blobs, job.weights, calibration, measurement)
+    old = _full_scores(model, blobs, job.in_use, calibration, measurement)
     gain = difference(new, old, measurement.recording, np.random.default_rng(job.round))
     if gain.high >= 0:
         return ""
@@ -252,3 +255,16 @@ def _worse_than_in_use(
         f"round {job.round} scores {-gain.mean:.3f} lower than the release in use"
         f" (95 % interval {gain.low:.3f} to {gain.high:.3f}): withheld"
     )
+
+
+def _full_scores(
+    model: SlimmableModel,
+    blobs: BlobFolder,
+    digest: str,
+    calibration: Samples,
+    measurement: Samples,
+) -> Array:
+    """Return the score of each sample at full width, shape (N,)."""
+    slices = calibrated_slices(model, decode_state(blobs.get(digest)), (1.0,), calibration.x)
+    said = _outputs(model, 1.0, slices[1.0], measurement.x)
+    return model.task.sample_scores(said, measurement.y)

@@ -16,9 +16,10 @@ from broker import messages as m
 from broker.codec import decode_struct
 from broker.envelope import Verifier
 from broker.errors import BrokerError, DecodeError, DigestError
-from edge_agent.inference import InferenceError, Predictor
+from edge_agent.inference import Predictor
 from edge_agent.model_folder import InstalledModel
 from edge_agent.probe import probe
+from edge_agent.runtime import InferenceError
 from edge_agent.session import TRY_AGAIN, Install, Installed, RemoveModel
 from edge_agent.slots import ModelSlots
 from edge_agent.telemetry import TelemetryWindow

@@ -15,6 +15,9 @@ from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
 
 RETRY_S = 60.0
+# A late training is cancelled by `Tick`, which leaves the process alive. This is for one that hangs.
+PATIENCE = 2.0
+GRACE_S = 30.0
 TRY_AGAIN = "try-again"
 
 # --- inputs -------------------------------------------------------------------------------------
@@ -341,7 +344,12 @@ class AgentSession:
             case m.Receipt():
                 return self._receipt(message)
             case m.Standing():
-                self.standing = message
+                before, self.standing = self.standing, message
+                if before and (before.participation, before.reason) == (
+                    message.participation,
+                    message.reason,
+                ):
+                    return []
                 return [NoteStanding(message)]
             case m.DeploymentOrder():
                 return self._deployment(message, now)
@@ -438,7 +446,7 @@ class AgentSession:
                     download_s=given.download_s,
                 )
             ),
-            Train(work.task, given.data, max(1.0, work.deadline - now)),
+            Train(work.task, given.data, PATIENCE * max(1.0, work.deadline - now) + GRACE_S),
         ]
 
     def _trained(self, given: TrainingDone) -> list[Action]:

@@ -42,6 +42,7 @@ class TrainerSettings:
     Attributes:
         data: path of the device's samples.
         reader: name of their reader, see `slimmable.readers`.
+        reader_options: keyword arguments of the reader.
         memory_budget: resident bytes above which the process is ended; 0 = no limit.
         factor: emulated seconds per CPU second; None on a real machine.
         start_timeout_s: for importing torch, which takes a minute on a slow SD card.
@@ -51,6 +52,7 @@ class TrainerSettings:
 
     data: Path
     reader: str = "npz"
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
     memory_budget: int = 0
     factor: float | None = None
     start_timeout_s: float = 180.0
@@ -209,7 +211,11 @@ class TrainerProcess:
             await child.end()
 
     def _data(self) -> protocol.DataSource:
-        return protocol.DataSource(path=str(self._settings.data), reader=self._settings.reader)
+        return protocol.DataSource(
+            path=str(self._settings.data),
+            reader=self._settings.reader,
+            options=dict(self._settings.reader_options),
+        )
 
     async def _exchange(
         self, command: protocol.Command, timeout_s: float, listener: "_Listener"

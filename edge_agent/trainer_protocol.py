@@ -27,10 +27,17 @@ class _Tagged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class DataSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the process finds the device's data: ``reader`` as in `slimmable.readers`."""
+    """Where the process finds the device's data.
+
+    Attributes:
+        path: file or folder.
+        reader: name of its reader, see `slimmable.readers`.
+        options: keyword arguments of the reader.
+    """
 
     path: str
     reader: str
+    options: dict[str, Any] = {}
 
 
 class Ping(_Tagged, frozen=True, kw_only=True):

@@ -207,7 +207,7 @@ class Trainer:
     def _load_data(self, source: protocol.DataSource) -> Samples:
         if self._data is None or self._data[0] != source:
             self._data = None
-            self._data = (source, read_samples(Path(source.path), source.reader))
+            self._data = (source, read_samples(Path(source.path), source.reader, source.options))
         return self._data[1]
 
 

@@ -80,6 +80,7 @@ class RunReport:
         stopped: why training ended; rule, rule_note: how rewards were allocated.
         method: how contributions were measured.
         seconds: of the whole run.
+        grid: the widths that devices train; the curve has reward widths between them too.
     """
 
     title: str
@@ -95,3 +96,4 @@ class RunReport:
     rule_note: str
     method: str
     seconds: float
+    grid: tuple[float, ...] = ()

@@ -23,6 +23,9 @@ COMMANDS = {
     "broker": ("slimfleet.commands.broker", "configure or run a broker"),
 }
 INTERRUPTED = 130
+ROOMS = frozenset(
+    "slimmable profiler broker journal exporter coordinator edge_agent monitor slimfleet".split()
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.FAILURE
     except Exception as error:  # the one place that catches everything: it reports and ends
         code = _code_of(error)
-        if code is ExitCode.FAILURE:
-            logging.getLogger(__name__).debug("traceback", exc_info=error)
+        known = type(error).__module__.partition(".")[0] in ROOMS
+        if not known:  # a mistake of ours, not of the user's: say where
+            logging.getLogger(__name__).error("internal error", exc_info=error)
         _complain(f"{error}" or type(error).__name__)
         return code
 

@@ -80,9 +80,9 @@ class _Table:
     """Rows as numbers: compact arrays, not lists of Python objects."""
 
     names: tuple[str, ...]
-    values: array[float] = field(default_factory=lambda: array("f"))
-    targets: array[float] = field(default_factory=lambda: array("d"))
-    recordings: array[int] = field(default_factory=lambda: array("q"))
+    values: "array[float]" = field(default_factory=lambda: array("f"))
+    targets: "array[float]" = field(default_factory=lambda: array("d"))
+    recordings: "array[int]" = field(default_factory=lambda: array("q"))
 
     def x(self) -> Array:
         return np.frombuffer(self.values, dtype=np.float32).reshape(-1, len(self.names))

@@ -99,6 +99,12 @@ def _find_factory(name: str) -> ModelFactory:
     return factory  # type: ignore[no-any-return]
 
 
+def tied_parameters(module: "nn.Module") -> list[str]:
+    """Return the names of parameters that are another one under a second name."""
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return sorted(names - {name for name, _ in module.named_parameters()})
+
+
 def _lacks_torch(error: Exception) -> bool:
     return isinstance(error, ModuleNotFoundError) and error.name == "torch"
 
@@ -115,11 +121,14 @@ def build_by_slicing(module: "nn.Module", spec: WidthSpec) -> "Callable[[float],
         spec: of its state dict.
 
     Raises:
-        ModelError: the module lacks a tensor that the spec names.
+        ModelError: the module lacks a tensor that the spec names, or has tied parameters.
     """
     absent = sorted(set(spec.tensors) - set(module.state_dict()))
     if absent:
         raise ModelError(f"the module has no tensor {absent[0]!r}, which the width spec names")
+    tied = tied_parameters(module)
+    if tied:
+        raise ModelError(f"{tied[0]!r} shares its values with another parameter; give each its own")
 
     def build(width: float) -> "nn.Module":
         from torch import from_numpy, nn

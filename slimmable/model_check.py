@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slimmable.evaluation import check_network
-from slimmable.model import ModelError, SlimmableModel
+from slimmable.model import ModelError, SlimmableModel, tied_parameters
 from slimmable.task import TaskKind
 
 BATCHES = (2, 3)  # two sizes: a batch size written into the network shows at the second
@@ -33,11 +33,10 @@ def check_model(model: SlimmableModel, widths: Iterable[float]) -> None:
 
 
 def _refuse_tied(network: nn.Module, model: SlimmableModel) -> None:
-    names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-    tied = names - {name for name, _ in network.named_parameters()}
+    tied = tied_parameters(network)
     if tied:
         raise ModelError(
-            f"model {model.name!r}: {min(tied)!r} shares its values with another parameter;"
+            f"model {model.name!r}: {tied[0]!r} shares its values with another parameter;"
             " give each its own"
         )
 

@@ -1,8 +1,6 @@
 """Read a device's samples from files. No reader executes what a file holds."""
 
 import importlib
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,16 +14,6 @@ from slimmable.samples import Array, Samples, SamplesError
 
 ENTRY_POINT_GROUP = "slimfleet.readers"
 Reader = Callable[..., Samples]  # of a path, and of options by keyword
-# What numpy, zipfile and zlib raise on a file that is no sound archive of plain arrays.
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_samples(path: Path, reader: str, options: Mapping[str, Any] | None = None) -> Samples:
@@ -99,18 +87,26 @@ def read_npz(path: Path) -> Samples:
         SamplesError: the file is no such archive, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("x", "y", "recording") if name in archive}
-    except UNREADABLE as error:
-        raise SamplesError(f"{path} is not an .npz file of plain arrays: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on a damaged archive
+        raise SamplesError(
+            f"{path} is not an .npz file of plain arrays: {type(error).__name__}: {error}"
+        ) from error
     if "x" not in arrays:
         raise SamplesError(
             f"{path} holds no array 'x'; save it with numpy.savez(path, x=..., y=...)"
         )
-    x = _numbers(path, "x", arrays["x"]).astype(np.float32)
-    y = _numbers(path, "y", arrays.get("y", x))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        x = _numbers(path, "x", arrays["x"]).astype(np.float32)
+        y = _numbers(path, "y", arrays.get("y", x))
+        y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64)
     recording = _numbers(path, "recording", arrays.get("recording", np.arange(len(x))))
-    y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64)
+    if recording.dtype.kind not in "iu":
+        raise SamplesError(f"{path}: 'recording' is of type {recording.dtype}, integers are needed")
     return Samples(x, y, recording.astype(np.int64))
 
 

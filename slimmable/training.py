@@ -124,13 +124,14 @@ def train(
             network = networks[inner[int(rng.integers(len(inner)))]]
             outputs = network.forward(leaves, torch.from_numpy(samples.x[chosen]))
             loss = loss_of(outputs, torch.from_numpy(samples.y[chosen]))
-            if not torch.isfinite(loss):
+            reached = float(loss.detach())
+            if not math.isfinite(reached):
                 raise FloatingPointError(
-                    f"loss is {float(loss)} at step {step}; lower the learning rate"
+                    f"loss is {reached} at step {step}; lower the learning rate"
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             _sgd_step(leaves, velocity, rule)
-            total += float(loss.detach())
+            total += reached
             after_step(step + 1)
     trained = {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
     for name, array in trained.items():

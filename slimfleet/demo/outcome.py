@@ -58,6 +58,7 @@ def run_report(
         rule_note=allocation.note if allocation else "",
         method=state.scored.method if state.scored else settings.contributions.method,
         seconds=seconds,
+        grid=settings.widths,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.settings import Rewards, Rounds, Settings, Training
+from coordinator.settings import Rewards, Rounds, Settings, Training, WidthPolicy
 from coordinator.settings import Presence as PresenceSettings
 from profiler.emulation import DEMO_FLEET
 from slimfleet import watch
@@ -19,7 +19,7 @@ MODEL_OPTIONS: dict[str, Any] = {
     "classes": list(watch.EXERCISES),
 }
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
-DEADLINE_S = 3.0
+DEADLINE_S = 4.0
 MAX_DEVICES = len(watch.TRAIN_PEOPLE)
 
 
@@ -80,6 +80,7 @@ def make_scenario(
             gather_s=90.0,
             retry_s=2.0,
         ),
+        width_policy=WidthPolicy(time_share=0.7),
         rewards=Rewards(),
         presence=PresenceSettings(heartbeat_s=2.0, grace_s=3.0),
     ).check()

@@ -125,18 +125,29 @@ async def test_a_child_that_never_answers_is_killed():
     assert set(psutil.Process().children()) <= before
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 async def test_a_probe_that_is_cancelled_leaves_no_child(tmp_path):
-    started = tmp_path / "started"
-    program = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(1000)"
+    started = asyncio.Event()
+
+    def enter(_, writer):
+        started.set()
+        writer.close()
+
+    door = await asyncio.start_unix_server(enter, tmp_path / "door")
+    program = (
+        "import socket, time; door = socket.socket(socket.AF_UNIX);"
+        f"door.connect({str(tmp_path / 'door')!r}); time.sleep(1000)"
+    )
     before = set(psutil.Process().children())
     task = asyncio.create_task(probe_runtime(command=python(program)))
     async with asyncio.timeout(30):
-        while not started.exists():
-            await asyncio.sleep(0.01)
+        await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert set(psutil.Process().children()) <= before
+    door.close()
+    await door.wait_closed()
 
 
 async def test_a_child_that_cannot_be_started_is_reported():

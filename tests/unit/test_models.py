@@ -1,5 +1,6 @@
 import sys
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,7 +22,7 @@ from slimmable.task import classification, reconstruction, regression
 pytestmark = pytest.mark.torch
 
 ABC = ("a", "b", "c")
-TINY = {
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp classification": ("mlp", {"input_shape": [2, 3], "classes": ABC, "hidden": [8, 6]}),
     "mlp regression": ("mlp", {"input_shape": [5], "task": "regression", "outputs": 2}),
     "mlp reconstruction": ("mlp", {"input_shape": [2, 3], "task": "reconstruction"}),
@@ -49,7 +50,7 @@ TINY = {
         },
     ),
 }
-MODELS = {title: load_model(*given_name) for title, given_name in TINY.items()}
+MODELS = {title: load_model(name, options) for title, (name, options) in TINY.items()}
 models = st.sampled_from(sorted(MODELS)).map(MODELS.__getitem__)
 widths = st.floats(0.02, 1.0)
 
@@ -325,6 +326,8 @@ def test_tied_parameters_are_refused():
     model = SlimmableModel("tied", spec.spec(), regression(), (4,), build)
     with pytest.raises(ModelError, match="'1.weight' shares its values"):
         check_model(model, [1.0])
+    with pytest.raises(ModelError, match="'1.weight' shares its values"):
+        build_by_slicing(build(1.0), spec.spec())
 
 
 def test_slicing_needs_the_tensors_that_the_spec_names():

@@ -127,7 +127,8 @@ def test_a_damaged_update_is_set_aside_with_a_line_in_the_log(outbox, again, cap
     with caplog.at_level(logging.WARNING):
         box = again()
     assert box.pending() == [whole]
-    assert f"damaged update {path} set aside" in caplog.text
+    assert "set aside" in caplog.text
+    assert str(path) in caplog.text
     caplog.clear()
     assert again().pending() == [whole]
     assert caplog.text == ""

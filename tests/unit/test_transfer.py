@@ -11,6 +11,7 @@ from broker.errors import BlobError, LinkError
 from broker.link import Received
 from broker.memory import MemoryBroker, MemoryLink
 from broker.parts import PartFolder
+from broker.patience import Patience
 from broker.topics import SharedBlock, UploadBlock, parse_topic
 from broker.transfer import (
     WINDOW,
@@ -412,6 +413,41 @@ async def test_a_transfer_over_a_real_link_survives_cuts_on_both_sides(tmp_path)
     assert broker.retained == {}
     await asyncio.gather(server.stop(), receiver.stop())
     await routing
+
+
+def test_a_slow_link_is_asked_again_for_single_blocks_and_ever_less_often():
+    patience, now, asked = Patience(1.0), 0.0, []
+    for _ in range(10):
+        # A block takes 13 s, much longer than the patience at first.
+        arrives = now + 13.0
+        while now + patience.wait_s < arrives:
+            now += patience.wait_s
+            asked.append(patience.silent(now))
+        now = arrives
+        patience.arrived(now)
+    assert asked[:3] == [1, 1, 1]
+    assert len(asked) <= 6
+    assert patience.wait_s == 30.0
+
+
+def test_blocks_that_got_lost_are_asked_for_in_growing_numbers():
+    patience, now, lost, rounds = Patience(1.0), 0.0, 16, 0
+    patience.arrived(now)
+    while lost > 0:
+        now += patience.wait_s
+        lost -= patience.silent(now)
+        rounds += 1
+        patience.arrived(now + 0.01)
+    assert rounds <= 4
+    assert patience.wait_s == 1.0
+
+
+def test_a_publisher_that_is_away_is_not_asked_in_a_busy_loop():
+    patience, now, asked = Patience(1.0), 0.0, 0
+    while now < 3600.0:
+        now += patience.wait_s
+        asked += patience.silent(now)
+    assert asked < 130
 
 
 def test_block_topics_are_topics_of_the_protocol():
