@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,8 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from broker.address import BrokerAddress
 from broker.errors import BrokerConfigError
@@ -20,6 +25,8 @@ LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
+LOWEST_PORT, HIGHEST_PORT = 20000, 32000
+PORT_ATTEMPTS = 5
 
 
 class BrokerProcess:
@@ -57,8 +64,11 @@ class BrokerProcess:
         Raises:
             BrokerConfigError: it cannot be started, ended at once, or does not answer in time.
         """
-        if self.running:
-            return
+        if answers():
+            raise BrokerConfigError(
+                f"another broker answers where {self._name} shall: address already in use; stop it"
+                " or choose another port"
+            )
         self._spawn()
         deadline = time.monotonic() + START_TIMEOUT_S
         while not answers():
@@ -133,6 +143,107 @@ class BrokerProcess:
         return "it said nothing"
 
 
+class ChildBroker(ABC):
+    """A broker that runs as our child, with all its files in one folder.
+
+    All methods block for at most seconds; call them in a thread from asyncio.
+
+    Args:
+        name: for messages to people.
+        folder: of this broker alone; holds configuration, store and log.
+        log_name: of the log in it.
+        port: of MQTT on loopback; 0 picks a free one, which then stays over restarts.
+        tls: whether clients need TLS.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, log_name: str, *, port: int = 0, tls: bool = False
+    ) -> None:
+        self._name = name
+        self._folder = folder
+        self._log = folder / log_name
+        self._port = port
+        self._tls_on = tls
+        self._process: BrokerProcess | None = None
+
+    @abstractmethod
+    def _prepare(self, port: int) -> list[str]:
+        """Write every file that the broker reads and return the command that starts it."""
+
+    @property
+    def address(self) -> BrokerAddress:
+        """Where clients connect to.
+
+        Raises:
+            BrokerConfigError: the broker was never started, so that its port is not known.
+        """
+        if not self._port:
+            raise BrokerConfigError(f"{self._name} has no port before its first start")
+        return BrokerAddress(LOOPBACK, self._port, tls=self._tls_on)
+
+    @property
+    def log(self) -> Path:
+        """The broker's log."""
+        return self._log
+
+    @property
+    def running(self) -> bool:
+        """Whether the broker runs."""
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's process id, or None before the first start."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start, or start again on the same store and port; return when MQTT answers.
+
+        Raises:
+            BrokerConfigError: the program is missing, or the broker does not start.
+        """
+        if self.running:
+            return
+        attempts = 1 if self._port else PORT_ATTEMPTS
+        for attempt in range(attempts):
+            port = self._port or free_port()
+            address = BrokerAddress(LOOPBACK, port, tls=self._tls_on)
+            self._process = BrokerProcess(self._name, self._prepare(port), self._log)
+            try:
+                self._process.start(partial(mqtt_answers, address))
+            except BrokerConfigError as error:
+                # Somebody may take a free port between our look and the broker's.
+                if attempt + 1 < attempts and "address already in use" in str(error).lower():
+                    continue
+                raise
+            self._port = port
+            return
+
+    def stop(self) -> None:
+        """End the broker in order; its store stays."""
+        if self._process is not None:
+            self._process.stop()
+
+    def kill(self) -> None:
+        """Kill the broker (SIGKILL) as a power failure would; what it had not saved is lost."""
+        if self._process is not None:
+            self._process.kill()
+
+    def __enter__(self) -> Self:
+        """Start the broker."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the broker."""
+        self.stop()
+
+
 def _bound_to_parent(command: list[str]) -> list[str]:
     if sys.platform == "linux" and (setpriv := shutil.which("setpriv")) is not None:
         return [setpriv, "--pdeathsig", "KILL", "--", *command]
@@ -140,10 +251,20 @@ def _bound_to_parent(command: list[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback interface that nobody uses now.
+
+    It lies below the range that systems hand out to outgoing connections: while a broker is down,
+    a client that tries again and again could otherwise be given the broker's own port.
+
+    Raises:
+        BrokerConfigError: a hundred ports in a row are taken.
+    """
+    for _ in range(100):
+        port = LOWEST_PORT + secrets.randbelow(HIGHEST_PORT - LOWEST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise BrokerConfigError("no free port on loopback; name one in the broker's configuration")
 
 
 def mqtt_answers(address: BrokerAddress) -> bool:

@@ -14,11 +14,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from broker.address import BrokerAddress
-from broker.child import LOOPBACK, BrokerProcess, free_port, mqtt_answers, write_private
+from broker.child import LOOPBACK, ChildBroker, write_private
 from broker.errors import BrokerConfigError
 from broker.link import PACKET_LIMIT
 from broker.permissions import Permissions
@@ -29,10 +27,8 @@ MAX_PAYLOAD = 2 * PACKET_LIMIT
 _MIB = 1024 * 1024
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(ChildBroker):
     """A broker for one machine, its configuration generated.
-
-    All methods block for at most seconds; call them in a thread from asyncio.
 
     Args:
         folder: of this broker alone; holds configuration (mode 0600), store and log.
@@ -43,76 +39,13 @@ class EmbeddedBroker:
     def __init__(
         self, folder: Path, *, users: Mapping[str, tuple[str, Permissions]], port: int = 0
     ) -> None:
-        self._folder = folder
+        super().__init__("the embedded broker (nats-server)", folder, "nats-server.log", port=port)
         self._users = dict(users)
-        self._port = port
-        self._process: BrokerProcess | None = None
 
-    @property
-    def address(self) -> BrokerAddress:
-        """Where clients connect to.
-
-        Raises:
-            BrokerConfigError: the broker was never started, so that its port is not known.
-        """
-        if not self._port:
-            raise BrokerConfigError("the embedded broker has no port before its first start")
-        return BrokerAddress(LOOPBACK, self._port)
-
-    @property
-    def log(self) -> Path:
-        """The broker's log."""
-        return self._folder / "nats-server.log"
-
-    @property
-    def running(self) -> bool:
-        """Whether the broker runs."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The broker's process id, or None before the first start."""
-        return self._process.pid if self._process is not None else None
-
-    def start(self) -> None:
-        """Start, or start again on the same store and port; return when MQTT answers.
-
-        Raises:
-            BrokerConfigError: nats-server is missing, too old, or does not start.
-        """
-        if self.running:
-            return
-        self._port = self._port or free_port()
+    def _prepare(self, port: int) -> list[str]:
         config = self._folder / "nats-server.conf"
-        text = nats_config(self._users, port=self._port, store=self._folder / "store")
-        write_private(config, text)
-        command = [str(find_nats_server()), "--config", str(config)]
-        self._process = BrokerProcess("the embedded broker (nats-server)", command, self.log)
-        self._process.start(lambda: mqtt_answers(self.address))
-
-    def stop(self) -> None:
-        """End the broker in order; its store stays."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """Kill the broker (SIGKILL) as a power failure would; its store stays."""
-        if self._process is not None:
-            self._process.kill()
-
-    def __enter__(self) -> Self:
-        """Start the broker."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the broker."""
-        self.stop()
+        write_private(config, nats_config(self._users, port=port, store=self._folder / "store"))
+        return [str(find_nats_server()), "--config", str(config)]
 
 
 def nats_config(users: Mapping[str, tuple[str, Permissions]], *, port: int, store: Path) -> str:

@@ -54,7 +54,11 @@ LinkEvent = Received | Connected | Disconnected
 
 
 class Link(Protocol):
-    """One party's connection to the broker. Everything is QoS 1."""
+    """One party's connection to the broker. Everything is QoS 1.
+
+    A message may arrive twice. The order of one sender's messages is kept within one filter of the
+    receiver only: nats-server delivers each subscription on its own.
+    """
 
     async def start(self) -> None:
         """Begin to connect and return at once; retry for ever with jittered back-off."""

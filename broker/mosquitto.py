@@ -13,11 +13,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from broker.address import BrokerAddress
-from broker.child import LOOPBACK, BrokerProcess, free_port, mqtt_answers, write_private
+from broker.child import LOOPBACK, ChildBroker, write_private
 from broker.errors import BrokerConfigError
 from broker.link import PACKET_LIMIT
 from broker.permissions import device_permissions, operator_permissions
@@ -184,10 +181,8 @@ def find_program(name: str) -> Path:
     return Path(found)
 
 
-class MosquittoBroker:
+class MosquittoBroker(ChildBroker):
     """A mosquitto on loopback with configuration, users and store in one folder.
-
-    All methods block for at most seconds; call them in a thread from asyncio.
 
     Args:
         folder: of this broker alone.
@@ -210,49 +205,18 @@ class MosquittoBroker:
         tls: ServerTls | None = None,
         port: int = 0,
     ) -> None:
-        self._folder = folder
+        super().__init__("mosquitto", folder, "mosquitto.log", port=port, tls=tls is not None)
         self._passwords = dict(passwords)
         self._acl = mosquitto_acl(fleet, operators, server=server)
         self._tls = tls
-        self._port = port
-        self._process: BrokerProcess | None = None
 
-    @property
-    def address(self) -> BrokerAddress:
-        """Where clients connect to.
+    def reload(self) -> None:
+        """Make the broker read its access list and revocations again."""
+        if self._process is not None:
+            self._process.signal(signal.SIGHUP)
 
-        Raises:
-            BrokerConfigError: the broker was never started, so that its port is not known.
-        """
-        if not self._port:
-            raise BrokerConfigError("mosquitto has no port before its first start")
-        return BrokerAddress(LOOPBACK, self._port, tls=self._tls is not None)
-
-    @property
-    def log(self) -> Path:
-        """The broker's log."""
-        return self._folder / "mosquitto.log"
-
-    @property
-    def running(self) -> bool:
-        """Whether the broker runs."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The broker's process id, or None before the first start."""
-        return self._process.pid if self._process is not None else None
-
-    def start(self) -> None:
-        """Start, or start again on the same store and port; return when it answers.
-
-        Raises:
-            BrokerConfigError: mosquitto is missing or does not start.
-        """
-        if self.running:
-            return
+    def _prepare(self, port: int) -> list[str]:
         program = find_program("mosquitto")
-        self._port = self._port or free_port()
         store = self._folder / "store"
         store.mkdir(parents=True, exist_ok=True)
         write_private(self._folder / "acl", self._acl)
@@ -260,45 +224,14 @@ class MosquittoBroker:
             acl_file=self._folder / "acl",
             password_file=self._write_passwords() if self._passwords else None,
             tls=self._tls,
-            port=self._port,
+            port=port,
             bind=LOOPBACK,
             persistence=store,
             user=getpass.getuser(),
             autosave_s=1,
         )
         write_private(self._folder / "mosquitto.conf", config)
-        command = [str(program), "-v", "-c", str(self._folder / "mosquitto.conf")]
-        self._process = BrokerProcess("mosquitto", command, self.log)
-        self._process.start(lambda: mqtt_answers(self.address))
-
-    def stop(self) -> None:
-        """End the broker in order; its store stays."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """Kill the broker (SIGKILL); what it had not saved is lost."""
-        if self._process is not None:
-            self._process.kill()
-
-    def reload(self) -> None:
-        """Make the broker read its access list and revocations again."""
-        if self._process is not None:
-            self._process.signal(signal.SIGHUP)
-
-    def __enter__(self) -> Self:
-        """Start the broker."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the broker."""
-        self.stop()
+        return [str(program), "-v", "-c", str(self._folder / "mosquitto.conf")]
 
     def _write_passwords(self) -> Path:
         """Write the file of hashed passwords; they are on no command line."""

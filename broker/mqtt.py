@@ -310,6 +310,18 @@ class MqttLink(ReconnectingLink):
             await self._sleep(self._backoff.after(connection.held_s, refused=connection.refused))
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """A socket that a failed handshake leaves closed; paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's signature
+        """Shake hands, or close."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def _tls_context(credentials: Credentials) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=credentials.ca_file)
@@ -318,6 +330,7 @@ def _tls_context(credentials: Credentials) -> ssl.SSLContext:
             f"CA file {credentials.ca_file} cannot be used: {error}; give a PEM certificate"
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _TlsSocket
     if credentials.cert_file is not None:
         try:
             context.load_cert_chain(credentials.cert_file, credentials.key_file)

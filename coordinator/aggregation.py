@@ -84,9 +84,7 @@ def steps_of(
     for update in updates:
         for name in spec.parameters:
             total[name][coverage(spec, name, update.width)] += update.weight
-    held = {
-        width: slice_state(base, spec, width) for width in {update.width for update in updates}
-    }
+    held = {width: slice_state(base, spec, width) for width in {update.width for update in updates}}
     return [
         Step(
             update.device,

@@ -22,7 +22,9 @@ class Interval:
     high: float
 
 
-def bootstrap(scores: Array, recording: npt.NDArray[np.int64], rng: np.random.Generator) -> Interval:
+def bootstrap(
+    scores: Array, recording: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Interval:
     """Return the mean of per-sample ``scores`` (N,) with an interval over recordings (N,)."""
     _, inverse = np.unique(recording, return_inverse=True)
     sums = np.bincount(inverse, weights=scores)

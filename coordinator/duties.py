@@ -318,5 +318,3 @@ def _order(
         blob=share.reference if share else blob,
         key=share.key if share else b"",
     )
-
-

@@ -211,9 +211,7 @@ def _presence(state: Campaign, event: e.PresenceChanged, at: float) -> Campaign:
 
 
 def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
-    return _device(
-        state, event.device, profile=event.profile, can_train=event.profile.can_train
-    )
+    return _device(state, event.device, profile=event.profile, can_train=event.profile.can_train)
 
 
 def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
@@ -253,9 +251,7 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
 
 
 def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
-    receipt = ReceiptRecord(
-        event.round, event.blob, Verdict.REFUSED, event.reason, event.detail
-    )
+    receipt = ReceiptRecord(event.round, event.blob, Verdict.REFUSED, event.reason, event.detail)
     return _device(state, event.device, receipt=receipt)
 
 

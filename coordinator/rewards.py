@@ -3,7 +3,7 @@
 The rule (after Aequa, ICML 2025; our reading): every honest device gains the same. A device's
 contribution is first expressed as a score c_i (what its share of the progress is worth, between the
 untrained and the trained model); its reward is r_i = c_i + t with one t for all, clipped to what the
-widths span, so that the best contributor gets the best model. Then the widest width whose measured
+widths span, so that the best contributor gets the best model. Then the widest width whose fitted
 score does not exceed r_i: rounding down, so nobody is over-rewarded against a better contributor.
 """
 
@@ -25,13 +25,21 @@ class Allocation:
     rewards: tuple[Reward, ...]
 
 
-def without_dominated(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Return the widths worth having: each scores strictly more than every narrower one."""
-    kept: list[CurvePoint] = []
-    for point in sorted(points, key=lambda point: point.width):
-        if not kept or point.score > kept[-1].score:
-            kept.append(point)
-    return kept
+def isotonic(scores: Sequence[float]) -> list[float]:
+    """Return the closest non-decreasing sequence in the least-squares sense.
+
+    Pool adjacent violators (Ayer et al., "An empirical distribution function for sampling with
+    incomplete information", 1955), equal weights.
+    """
+    blocks: list[tuple[float, int]] = []
+    for score in scores:
+        mean, count = score, 1
+        while blocks and blocks[-1][0] >= mean:
+            before, size = blocks.pop()
+            mean = (before * size + mean * count) / (size + count)
+            count += size
+        blocks.append((mean, count))
+    return [mean for mean, count in blocks for _ in range(count)]
 
 
 def score_values(
@@ -68,16 +76,16 @@ def allocate(
         cutoff: share of the average contribution below which a device receives no release.
 
     Raises:
-        ValueError: the curve is empty.
+        ValueError: no width is offered.
     """
-    if not curve:
+    if not any(point.offered for point in curve):
         raise ValueError("no width was measured: rewards need a score for at least one")
-    ladder = without_dominated(curve)
-    trained = ladder[-1].score
+    ladder = sorted((p for p in curve if p.offered), key=lambda p: p.width)
+    trained = ladder[-1].fitted
     values = score_values(contributions, untrained, trained)
     shares = _shares(contributions)
     honest = [device for device in contributions if shares[device] >= cutoff]
-    low, high = ladder[0].score, ladder[-1].score
+    low, high = ladder[0].fitted, ladder[-1].fitted
     rule, note, targets = _targets({device: values[device] for device in honest}, low, high)
     rewards = []
     for device in sorted(contributions):
@@ -86,9 +94,9 @@ def allocate(
             reason = (
                 f"width {point.width:g}: {shares[device]:.2f} times the average contribution earns"
                 f" a score of {targets[device]:.3f}, and width {point.width:g} scores"
-                f" {point.score:.3f}"
+                f" {point.fitted:.3f}"
             )
-            target, width, score = targets[device], point.width, point.score
+            target, width, score = targets[device], point.width, point.fitted
         else:
             reason = (
                 f"no release: {shares[device]:.2f} times the average contribution is below the"
@@ -137,5 +145,5 @@ def _targets(
 
 def _widest_within(ladder: Sequence[CurvePoint], target: float) -> CurvePoint:
     # The tolerance absorbs the rounding of low + (value - bottom) * scale at the top.
-    affordable = [point for point in ladder if point.score <= target + 1e-9]
+    affordable = [point for point in ladder if point.fitted <= target + 1e-9]
     return affordable[-1] if affordable else ladder[0]

@@ -66,7 +66,7 @@ def admit(
         )
     if update.width != task.task.width:
         return DropReason.WRONG_WIDTH, f"width {update.width:g}, task {task.task.width:g}"
-    if not 0 < update.blob.size <= limit_bytes or not MIN_BLOCK <= update.blob.block_size:
+    if not 0 < update.blob.size <= limit_bytes or not update.blob.block_size >= MIN_BLOCK:
         return DropReason.BAD_BYTES, f"{update.blob.size} bytes, at most {limit_bytes} make sense"
     if update.payload != "state-dict" or update.encoding != "safetensors-f32":
         return DropReason.BAD_BYTES, f"unknown payload {update.payload!r} in {update.encoding!r}"
@@ -138,9 +138,7 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
 
 def _same_profile(old: Any, new: Any) -> bool:
     stamp = {"session": 0, "seq": 0, "sent_at": 0.0}
-    return bool(
-        msgspec.structs.replace(old, **stamp) == msgspec.structs.replace(new, **stamp)
-    )
+    return bool(msgspec.structs.replace(old, **stamp) == msgspec.structs.replace(new, **stamp))
 
 
 def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[e.AnyEvent]:
@@ -164,9 +162,7 @@ def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[
     ]
     if progress.stage in (Stage.DECLINED, Stage.FAILED):
         fallback = (
-            DropReason.DECLINED
-            if progress.stage is Stage.DECLINED
-            else DropReason.TRAINING_FAILED
+            DropReason.DECLINED if progress.stage is Stage.DECLINED else DropReason.TRAINING_FAILED
         )
         events.append(
             e.DeviceDropped(
@@ -383,9 +379,7 @@ def _deployment(
 
 def _blob_published(state: Campaign, given: i.BlobPublished, now: float) -> list[e.AnyEvent]:
     return [
-        e.BlobShared(
-            purpose=given.purpose, width=given.width, blob=given.blob, size=given.size
-        )
+        e.BlobShared(purpose=given.purpose, width=given.width, blob=given.blob, size=given.size)
     ]
 
 
@@ -532,9 +526,7 @@ def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
     if not enough:
         reason += f", quorum is {current.opened.quorum}: not aggregated"
     events.append(
-        e.RoundClosed(
-            round=current.number, aggregated=arrived if enough else (), reason=reason
-        )
+        e.RoundClosed(round=current.number, aggregated=arrived if enough else (), reason=reason)
     )
     return events
 

@@ -165,7 +165,9 @@ class Coordinator:
         with contextlib.suppress(LinkError):
             offline = m.ServerState(status=m.LinkStatus.OFFLINE, session=self.state.epoch)
             await self._link.publish(
-                topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE)), encode(offline), retain=True
+                topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE)),
+                encode(offline),
+                retain=True,
             )
         await self._link.stop()
 
@@ -289,9 +291,7 @@ class Coordinator:
                 self._fetching.add(fetch_id)
                 self._spawn(self._fetch_update(device, update, limit, fetch_id))
 
-    async def _fetch_update(
-        self, device: str, update: m.Update, limit: int, fetch_id: str
-    ) -> None:
+    async def _fetch_update(self, device: str, update: m.Update, limit: int, fetch_id: str) -> None:
         try:
             given = await self._fetched(device, update, limit)
         finally:
@@ -299,9 +299,7 @@ class Coordinator:
         if given:
             self._apply(given)
 
-    async def _fetched(
-        self, device: str, update: m.Update, limit: int
-    ) -> i.UpdateFetched | None:
+    async def _fetched(self, device: str, update: m.Update, limit: int) -> i.UpdateFetched | None:
         topic_of = upload_topics(self.settings.fleet, device, update.blob.blob)
         patience = self.settings.rounds.deadline_s + 10.0
         try:

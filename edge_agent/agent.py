@@ -427,5 +427,3 @@ class Agent:
         else:
             report = await self._gear.installer.install(action, data)
         self._handle(s.InstallDone(report))
-
-

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 REPORT_FILE = "report.msgpack"
 LATENCY_CALLS = 50
+# Ways in which a probe can fail that say nothing about the model: a busy or short-of-memory device.
+PASSING = frozenset({"timeout", "killed", "no-answer"})
 
 
 class ModelInstaller:
@@ -66,14 +68,35 @@ class ModelInstaller:
         self._start()
 
     def _start(self) -> None:
-        current = self._slots.start()
+        try:
+            current = self._slots.start()
+        except OSError as error:  # a full disk: an unconfirmed model is not to be trusted
+            log.error("the model slots cannot be opened for running: %s", error)  # noqa: TRY400
+            return
         if current is None:
             return
         try:
             self._reload()
+            if not current.confirmed:
+                # The last run ended between switching and confirming: finish that now.
+                report = self._measure(current.counter)
+                self._slots.confirm()
+                self._keep(report)
+        except (InferenceError, SamplesError) as error:
+            log.error("model %s: %s", current.digest[:12], error)  # noqa: TRY400
+            self._revert(str(error))
+
+    def _revert(self, reason: str) -> None:
+        """Go back to the model before, and run it."""
+        try:
+            self._slots.revert(reason)
+        except OSError as error:
+            log.error("going back is not on the disk yet: %s", error)  # noqa: TRY400
+        try:
+            self._reload()
         except InferenceError as error:
-            log.error("model %s: %s", current.digest[:12], error)
-            self._slots.revert(str(error))
+            log.error("no model runs: %s", error)  # noqa: TRY400
+            self._predictor = None
 
     def installed(self) -> Installed:
         """Return what runs, for a new session."""
@@ -110,6 +133,8 @@ class ModelInstaller:
 
     async def _put_into_service(self, placed: InstalledModel, counter: int) -> m.Report:
         probed = await probe(placed.path, placed.manifest_path)
+        if probed.code in PASSING:
+            return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, probed.detail)
         if not probed.ok:
             self._slots.give_up(placed.digest, counter, probed.detail)
             return self._failed(counter, m.InstallState.FAILED, probed.code, probed.detail)
@@ -118,8 +143,7 @@ class ModelInstaller:
             await asyncio.to_thread(self._reload)
             report = await asyncio.to_thread(self._measure, counter)
         except (InferenceError, SamplesError) as error:
-            self._slots.revert(str(error))
-            await asyncio.to_thread(self._reload)
+            await asyncio.to_thread(self._revert, str(error))
             return self._failed(counter, m.InstallState.FAILED, "inference", str(error))
         self._slots.confirm()
         return report
@@ -173,17 +197,13 @@ class ModelInstaller:
         running = bool(current and current.confirmed)
         return m.Report(
             counter=counter,
-            state=m.InstallState.CONFIRMED
-            if running and not failure
-            else m.InstallState.FAILED,
+            state=m.InstallState.CONFIRMED if running and not failure else m.InstallState.FAILED,
             running=current.digest if current else "",
             width=current.manifest.width if current else 0.0,
             detail=failure,
         )
 
-    def _failed(
-        self, counter: int, state: m.InstallState, code: str, detail: str
-    ) -> m.Report:
+    def _failed(self, counter: int, state: m.InstallState, code: str, detail: str) -> m.Report:
         log.warning("deployment %d: %s: %s", counter, code, detail)
         report = msgspec.structs.replace(
             self._state_report(counter), state=state, code=code, detail=detail

@@ -490,9 +490,7 @@ class AgentSession:
         if work is None or now < work.deadline:
             return []
         round_ = work.task.round
-        broken = self._broke(
-            round_, m.DropReason.LATE, f"not done within {work.task.budget_s:g} s"
-        )
+        broken = self._broke(round_, m.DropReason.LATE, f"not done within {work.task.budget_s:g} s")
         return [CancelTask(round_), *broken]
 
     # --- releases -------------------------------------------------------------------------------

@@ -230,7 +230,8 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """Measured score of one width with its 95 % bootstrap interval over recordings.
 
     Attributes:
-        offered: False where a narrower width is at least as good (the width is dominated).
+        offered: False where a narrower width is significantly better (the width is dominated).
+        fitted: the isotonic fit over the offered widths, which rewards are allocated on.
     """
 
     width: float
@@ -238,6 +239,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
     offered: bool
+    fitted: float
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from journal.disk import write_atomically
-from monitor.picture import DEVICE, FAINT, INK, PAPER, numbered, svg_picture
+from monitor.picture import CURVE, DEVICE, FAINT, INK, PAPER, numbered, svg_picture
 from monitor.run_report import DeviceRow, RunReport
 
 NOTHING = "–"
 # Colours of the drawing -> colours of the page, which follow light and dark.
-PAGE_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+PAGE_COLOURS = {
+    INK: "var(--ink)",
+    FAINT: "var(--faint)",
+    PAPER: "var(--paper)",
+    CURVE: "var(--blue)",
+}
 DEVICE_COLOUR = DEVICE
 
 

@@ -199,7 +199,7 @@ def _list_devices(
     """Write who is who beside the plot."""
     pitch = min(0.085, 0.8 / max(1, min(len(devices), LISTED)))
     compact = pitch < 0.06
-    head = "Devices, and the width that each earned" if devices else "No device appeared."
+    head = "Devices, and what each earned" if devices else "No device appeared."
     figure.text(0.715, 0.933, head, fontsize=9)
     for place, (number, row) in enumerate(devices[:LISTED]):
         height = 0.875 - place * pitch

@@ -24,7 +24,17 @@ COMMANDS = {
 }
 INTERRUPTED = 130
 ROOMS = frozenset(
-    "slimmable profiler broker journal exporter coordinator edge_agent monitor slimfleet".split()
+    [
+        "slimmable",
+        "profiler",
+        "broker",
+        "journal",
+        "exporter",
+        "coordinator",
+        "edge_agent",
+        "monitor",
+        "slimfleet",
+    ]
 )
 
 

@@ -79,7 +79,9 @@ def _read_image(file: Path, size: tuple[int, int] | None, *, color: bool) -> Arr
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
-        raise SamplesError("reading images needs Pillow; install slimfleet[train]") from error
+        raise SamplesError(
+            "reading images needs Pillow; install pillow, which slimfleet[train] brings"
+        ) from error
     try:
         with Image.open(file) as opened:
             _refuse_wide(file, opened)

@@ -62,9 +62,7 @@ def run_report(
     )
 
 
-def device_row(
-    state: Campaign, device: Device, machine: str, alone: float | None
-) -> DeviceRow:
+def device_row(state: Campaign, device: Device, machine: str, alone: float | None) -> DeviceRow:
     """Return one device's row."""
     assert state.settings is not None
     width, reason = granted_width(device, state.settings)

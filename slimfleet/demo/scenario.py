@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.settings import Rewards, Rounds, Settings, Training, WidthPolicy
 from coordinator.settings import Presence as PresenceSettings
+from coordinator.settings import Rewards, Rounds, Settings, Training, WidthPolicy
 from profiler.emulation import DEMO_FLEET
 from slimfleet import watch
 from slimmable.samples import Samples

@@ -85,6 +85,15 @@ def test_a_port_that_is_taken_is_reported(tmp_path):
         assert not broker.running
 
 
+def test_a_broker_that_answers_at_our_port_is_not_taken_for_ours(tmp_path):
+    with embedded(tmp_path / "first") as first:
+        users = {SERVER: ("x", permissions_of(SERVER))}
+        second = EmbeddedBroker(tmp_path / "second", users=users, port=first.address.port)
+        with pytest.raises(BrokerConfigError, match="another broker answers"):
+            second.start()
+        assert not second.running
+
+
 def test_a_missing_program_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("broker.embedded.shutil.which", lambda _name: None)
     monkeypatch.setattr("broker.embedded.sysconfig.get_path", lambda _name: str(tmp_path))

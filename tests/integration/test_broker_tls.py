@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.backoff import Backoff
@@ -124,6 +125,15 @@ async def test_a_client_certificate_of_another_authority_is_refused(broker, auth
 async def test_a_client_without_a_certificate_is_refused(broker, authority):
     reason = await failure(link(broker, CAM_1, authority.file, None))
     assert "certificate required" in reason.lower().replace("_", " ")
+
+
+def test_the_broker_listens_on_its_one_port_only(broker):
+    listening = [
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.Process(broker.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening == [(broker.address.host, broker.address.port)]
 
 
 async def test_tls_against_a_plain_port_says_so(authority, tmp_path):

@@ -125,13 +125,13 @@ def go_on_with_slots(folder):
 
 
 def go_on_with_outbox(folder):
-    outbox = Outbox(folder / "outbox")
+    outbox = Outbox(folder / "outbox", kept=KEPT)
     outbox.put(update_of(9, b"nine"), b"nine")
     assert Outbox(folder / "outbox").pending()[-1] == update_of(9, b"nine")
 
 
 def check_outbox(folder, done):
-    outbox = Outbox(folder / "outbox")
+    outbox = Outbox(folder / "outbox", kept=KEPT)
     found = [(one.round, outbox.data(one.blob.blob)) for one in outbox.pending()]
     assert found in (outbox_after(done), outbox_after(done + 1))
     assert len(list((folder / "outbox").iterdir())) == len(found)
@@ -143,7 +143,8 @@ def ours(prefix):
 
 def passes(task, folder, place):
     """Kill one child after another at the next pass of a place, until a child passes no more."""
-    for nth in range(1, 100):
+    # A temporary file changes nothing that is read: some passes stand for all.
+    for nth in (1, 2, 3) if "-temp-" in place else range(1, 100):
         here = prepare(folder / str(nth))
         process = child(task, here, crash_at=f"{place}:{nth}")
         done = finish(process)

@@ -1,0 +1,193 @@
+"""Measure sub-models honestly on the server's validation recordings. Imports torch.
+
+The recordings (never windows: they overlap) are split in two. Batch-norm statistics are calibrated
+on one half and the other half measures, then the other way round (cross-fitting), so that every
+recording measures and none measures what it calibrated.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from coordinator.aggregation import Step, combine
+from coordinator.comparison import bootstrap, difference
+from coordinator.rewards import isotonic
+from journal.events import CurvePoint
+from slimmable.evaluation import calibrate, load_network, network_outputs
+from slimmable.model import SlimmableModel
+from slimmable.samples import Samples, split_recordings
+from slimmable.slicing import slice_state
+from slimmable.state import Array, ModelState
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Inputs to calibrate on, and samples that measure."""
+
+    calibration: Array
+    measurement: Samples
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation data of a campaign.
+
+    Attributes:
+        samples: all of them, in the order in which the folds measure.
+        folds: each half measures once.
+    """
+
+    samples: Samples
+    folds: tuple[Fold, Fold]
+
+    @classmethod
+    def of(cls, samples: Samples) -> "Validation":
+        """Split the recordings; see `slimmable.samples.split_recordings` for what may be raised."""
+        first, second = split_recordings(samples)
+        ordered = Samples(
+            np.concatenate([first.x, second.x]),
+            np.concatenate([first.y, second.y]),
+            np.concatenate([first.recording, second.recording]),
+        )
+        return cls(ordered, (Fold(second.x, first), Fold(first.x, second)))
+
+
+Statistics = tuple[ModelState, ...]
+
+
+def fold_statistics(
+    model: SlimmableModel, width: float, state: Mapping[str, Array], validation: Validation
+) -> Statistics:
+    """Return the calibrated statistics of a full state at ``width``, one set per fold."""
+    cut = slice_state(state, model.spec, width)
+    return tuple(calibrate(model, width, cut, fold.calibration) for fold in validation.folds)
+
+
+def measured_outputs(
+    model: SlimmableModel,
+    width: float,
+    state: Mapping[str, Array],
+    statistics: Statistics,
+    validation: Validation,
+    network: nn.Module | None = None,
+) -> Array:
+    """Return what the sub-model says about every validation sample, in their order.
+
+    Args:
+        model: the model.
+        width: which sub-model.
+        state: full state dict.
+        statistics: per fold, from `fold_statistics`.
+        validation: the data.
+        network: of this width, to be refilled; a fresh one where None.
+    """
+    cut = slice_state(state, model.spec, width)
+    parts = []
+    for fold, calibrated in zip(validation.folds, statistics, strict=True):
+        filled = {**cut, **calibrated}
+        if network is None:
+            network = load_network(model, width, filled)
+        else:
+            network.load_state_dict(
+                {name: torch.from_numpy(array) for name, array in filled.items()}, strict=False
+            )
+        parts.append(network_outputs(network, fold.measurement.x))
+    return np.concatenate(parts)
+
+
+def outputs_per_width(
+    model: SlimmableModel,
+    state: Mapping[str, Array],
+    widths: Sequence[float],
+    validation: Validation,
+) -> dict[float, Array]:
+    """Return calibrated, cross-fitted outputs of a full state at each width."""
+    return {
+        width: measured_outputs(
+            model, width, state, fold_statistics(model, width, state, validation), validation
+        )
+        for width in widths
+    }
+
+
+def sample_values(
+    model: SlimmableModel, said: Mapping[float, Array], grid: Sequence[float], data: Samples
+) -> Array:
+    """Return minus the loss of each sample, averaged over the training grid, shape (N,).
+
+    A plateau is judged by losses: with few recordings a score saturates long before they do.
+    """
+    losses = [model.task.losses(said[width], data.y) for width in grid]
+    return -np.asarray(losses, dtype=np.float64).mean(axis=0)
+
+
+def coalition_value(
+    model: SlimmableModel,
+    base: Mapping[str, Array],
+    steps: Sequence[Step],
+    grid: Sequence[float],
+    validation: Validation,
+) -> Callable[[frozenset[str]], float]:
+    """Return v(S): minus the class-balanced loss of the base plus the steps of S, over the grid.
+
+    Batch-norm statistics per width are fixed from the grand coalition, so that a device whose step
+    is zero changes nothing at all.
+    """
+    everybody = combine(base, model.spec, steps)
+    statistics = {w: fold_statistics(model, w, everybody, validation) for w in grid}
+    networks = {w: model.build(w).eval() for w in grid}
+
+    def value(coalition: frozenset[str]) -> float:
+        state = combine(base, model.spec, [s for s in steps if s.device in coalition])
+        total = 0.0
+        for width in grid:
+            said = measured_outputs(
+                model, width, state, statistics[width], validation, networks[width]
+            )
+            total -= model.task.balanced_loss(said, validation.samples.y)
+        return total / len(grid)
+
+    return value
+
+
+def measured_curve(
+    model: SlimmableModel,
+    said: Mapping[float, Array],
+    data: Samples,
+    rng: np.random.Generator,
+) -> tuple[CurvePoint, ...]:
+    """Return the score over width, with intervals, its isotonic fit, and what is worth offering.
+
+    A width is not offered where it is significantly worse than a narrower one. Among the others a
+    small dip is noise, which the isotonic fit removes.
+    """
+    widths = sorted(said)
+    scores = {width: model.task.sample_scores(said[width], data.y) for width in widths}
+    offered = []
+    for position, width in enumerate(widths):
+        gains = (
+            difference(scores[width], scores[narrow], data.recording, rng)
+            for narrow in widths[:position]
+        )
+        if all(gain.high >= 0 for gain in gains):
+            offered.append(width)
+    fitted = dict(
+        zip(offered, isotonic([float(scores[w].mean()) for w in offered]), strict=True)
+    )
+    points = []
+    for width in widths:
+        interval = bootstrap(scores[width], data.recording, rng)
+        points.append(
+            CurvePoint(
+                width=width,
+                score=interval.mean,
+                low=interval.low,
+                high=interval.high,
+                offered=width in fitted,
+                fitted=fitted.get(width, interval.mean),
+            )
+        )
+    return tuple(points)
