@@ -274,7 +274,7 @@ def mqtt_answers(address: BrokerAddress) -> bool:
     """
     body = b"\x00\x04MQTT\x04\x02\x00\x0a" + b"\x00\x05probe"  # 3.1.1, clean session, keepalive 10
     try:
-        with socket.create_connection((address.host, address.port), timeout=1.0) as probe:
+        with socket.create_connection((address.host, address.port), timeout=0.5) as probe:
             if address.tls:
                 return True
             probe.sendall(b"\x10" + bytes([len(body)]) + body)

@@ -24,6 +24,7 @@ from broker.permissions import Permissions
 OLDEST = (2, 11)
 # A retained message is stored with its topic and, in some versions, as base64 in JSON.
 MAX_PAYLOAD = 2 * PACKET_LIMIT
+MAX_ACK_PENDING = 64
 _MIB = 1024 * 1024
 
 
@@ -72,7 +73,9 @@ def nats_config(users: Mapping[str, tuple[str, Permissions]], *, port: int, stor
             "port": port,
             # The default of 30 s is how long a lost message would wait for its repetition.
             "ack_wait": "2s",
-            "max_ack_pending": 1000,
+            # Times the number of a session's subscriptions it may not exceed 65535, or further
+            # subscriptions are refused; a thousand block topics at once must be possible.
+            "max_ack_pending": MAX_ACK_PENDING,
             "consumer_inactive_threshold": "1h",
         },
         "authorization": {"timeout": 5, "users": entries},

@@ -507,7 +507,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeploymentOrder(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """``down/deployment``, retained: the signed deployment, its signed release, where the bytes are.
+    """``down/deployment``, retained: a signed deployment, its signed release, where the bytes are.
 
     Attributes:
         deployment: envelope of a `Deployment`.

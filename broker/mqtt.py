@@ -42,6 +42,7 @@ from broker.reconnecting import ReconnectingLink
 
 __all__ = ["BrokerAddress", "Credentials", "MqttLink"]
 
+SECOND_LOOK_S = 2.0
 _LOG = logging.getLogger(__name__)
 # Reason codes that only a person can mend: protocol, client id, password, permission, banned, auth.
 _HOPELESS = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
@@ -272,6 +273,8 @@ class MqttLink(ReconnectingLink):
         protocol: "3.1.1" everywhere, "5" where the broker speaks it.
         control_window, bulk_window: publishes in flight at most; a slow link wants a small
             ``bulk_window``, since control waits behind the blocks in flight.
+        second_look_s: see `broker.reconnecting.ReconnectingLink`; retained messages of filters
+            that are still wanted come a second time.
         backoff, sleep: for tests.
     """
 
@@ -287,11 +290,16 @@ class MqttLink(ReconnectingLink):
         protocol: MqttVersion = "3.1.1",
         control_window: int = CONTROL_WINDOW,
         bulk_window: int = BULK_WINDOW,
+        second_look_s: float | None = SECOND_LOOK_S,
         backoff: Backoff | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         super().__init__(
-            client_id, str(address), control_window=control_window, bulk_window=bulk_window
+            client_id,
+            str(address),
+            control_window=control_window,
+            bulk_window=bulk_window,
+            second_look_s=second_look_s,
         )
         self._settings = _Settings(address, client_id, credentials, will, keepalive, protocol)
         self._tls: ssl.SSLContext | None = None

@@ -37,6 +37,9 @@ class ReconnectingLink(ABC):
         name: who we are, for messages to people.
         broker: who the broker is, likewise.
         control_window, bulk_window: publishes in flight at most.
+        second_look_s: ask for each filter once more after this time, if it is still wanted.
+            nats-server can lose a retained message to a subscriber that arrives in the same
+            moment: too late for the live copy, too early for the kept one. None asks once.
     """
 
     def __init__(
@@ -46,8 +49,11 @@ class ReconnectingLink(ABC):
         *,
         control_window: int = CONTROL_WINDOW,
         bulk_window: int = BULK_WINDOW,
+        second_look_s: float | None = None,
     ) -> None:
         self._name = name
+        self._second_look_s = second_look_s
+        self._looks: set[asyncio.TimerHandle] = set()
         self._broker = broker
         self._events = EventStream()
         self._outgoing: Outgoing[Publication] = Outgoing(
@@ -120,6 +126,8 @@ class ReconnectingLink(ABC):
                 item.acknowledged.set_exception(
                     LinkError(f"the link was stopped before the broker acknowledged {item.topic}")
                 )
+        for look in self._looks:
+            look.cancel()
         self._release_subscribers()
         self._events.close()
 
@@ -161,6 +169,7 @@ class ReconnectingLink(ABC):
         """
         self._filters.update(dict.fromkeys(filters))
         if self.connected and not self._stopping:
+            self._look_again_later(filters)
             await asyncio.gather(*self._ask(filters))
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
@@ -175,6 +184,7 @@ class ReconnectingLink(ABC):
     def on_accepted(self, connection: Connection, *, session_present: bool) -> None:
         """Ask for every filter again, then send what waits."""
         if connection is self._connection and not self._stopping:
+            self._look_again_later(list(self._filters))
             self._ask(list(self._filters))
             self._events.put(Connected(session_present))
             self._pump()
@@ -279,6 +289,19 @@ class ReconnectingLink(ABC):
                 self._subscribing[handle] = (some, answered)
                 answers.append(answered)
         return answers
+
+    def _look_again_later(self, filters: Sequence[str]) -> None:
+        connection = self._connection
+        if self._second_look_s is None or connection is None or not filters:
+            return
+
+        def look() -> None:
+            self._looks.discard(handle)
+            if connection is self._connection and connection.stands:
+                self._ask([filter_ for filter_ in filters if filter_ in self._filters])
+
+        handle = connection.loop.call_later(self._second_look_s, look)
+        self._looks.add(handle)
 
     def _release_subscribers(self) -> None:
         for _, answered in self._subscribing.values():

@@ -1,1 +1,1 @@
-"""Who trains at what width, what was it worth, what does it earn? Rounds, contributions, rewards."""
+"""Who trains at what width, what was it worth, what does it earn? Rounds and rewards."""

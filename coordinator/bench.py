@@ -1,7 +1,7 @@
 """The values that the coordinator and its worker processes exchange; weights go by digest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ class Bench:
 
     Attributes:
         model, options: see `slimmable.model.load_model`.
-        validation: file of the validation samples; reader: how to read it.
+        validation: file of the validation samples; reader, reader_options: how to read it.
         blobs, templates: folders.
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
@@ -30,6 +30,7 @@ class Bench:
     grid: tuple[float, ...]
     ladder: tuple[float, ...]
     seed: int
+    reader_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,8 @@ class Campaign:
 
 def evolve(state: Campaign, event: e.AnyEvent, at: float) -> Campaign:
     """Return the state after ``event``, which happened at server time ``at``."""
-    handler = _HANDLERS[type(event)]
-    return handler(state, event, at)
+    evolved: Campaign = _HANDLERS[type(event)](state, event, at)
+    return evolved
 
 
 def _device(state: Campaign, device: str, **changes: Any) -> Campaign:

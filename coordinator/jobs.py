@@ -112,7 +112,8 @@ class ProcessJobs:
         if self._warming:
             self._warming.cancel()
         for pool in self._pools.values():
-            for worker in list((pool._processes or {}).values()):
+            # The executor offers no way to end a running job before Python 3.14.
+            for worker in list((pool._processes or {}).values()):  # noqa: SLF001
                 worker.kill()
             pool.shutdown(wait=True, cancel_futures=True)
 

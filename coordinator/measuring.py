@@ -13,9 +13,6 @@ import torch
 from torch import nn
 
 from coordinator.aggregation import Step, combine
-from coordinator.comparison import bootstrap, difference
-from coordinator.rewards import isotonic
-from journal.events import CurvePoint
 from slimmable.evaluation import calibrate, load_network, network_outputs
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples, split_recordings
@@ -121,7 +118,8 @@ def sample_values(
     A plateau is judged by losses: with few recordings a score saturates long before they do.
     """
     losses = [model.task.losses(said[width], data.y) for width in grid]
-    return -np.asarray(losses, dtype=np.float64).mean(axis=0)
+    values: Array = -np.mean(np.asarray(losses, dtype=np.float64), axis=0)
+    return values
 
 
 def coalition_value(
@@ -151,43 +149,3 @@ def coalition_value(
         return total / len(grid)
 
     return value
-
-
-def measured_curve(
-    model: SlimmableModel,
-    said: Mapping[float, Array],
-    data: Samples,
-    rng: np.random.Generator,
-) -> tuple[CurvePoint, ...]:
-    """Return the score over width, with intervals, its isotonic fit, and what is worth offering.
-
-    A width is not offered where it is significantly worse than a narrower one. Among the others a
-    small dip is noise, which the isotonic fit removes.
-    """
-    widths = sorted(said)
-    scores = {width: model.task.sample_scores(said[width], data.y) for width in widths}
-    offered = []
-    for position, width in enumerate(widths):
-        gains = (
-            difference(scores[width], scores[narrow], data.recording, rng)
-            for narrow in widths[:position]
-        )
-        if all(gain.high >= 0 for gain in gains):
-            offered.append(width)
-    fitted = dict(
-        zip(offered, isotonic([float(scores[w].mean()) for w in offered]), strict=True)
-    )
-    points = []
-    for width in widths:
-        interval = bootstrap(scores[width], data.recording, rng)
-        points.append(
-            CurvePoint(
-                width=width,
-                score=interval.mean,
-                low=interval.low,
-                high=interval.high,
-                offered=width in fitted,
-                fitted=fitted.get(width, interval.mean),
-            )
-        )
-    return tuple(points)

@@ -1,10 +1,11 @@
 """From contributions to reward widths: the equal-gain rule on measured scores. Pure.
 
 The rule (after Aequa, ICML 2025; our reading): every honest device gains the same. A device's
-contribution is first expressed as a score c_i (what its share of the progress is worth, between the
-untrained and the trained model); its reward is r_i = c_i + t with one t for all, clipped to what the
-widths span, so that the best contributor gets the best model. Then the widest width whose fitted
-score does not exceed r_i: rounding down, so nobody is over-rewarded against a better contributor.
+contribution is first expressed as a score c_i (what its share of the progress is worth, between
+the untrained and the trained model); its reward is r_i = c_i + t with one t for all, clipped to
+what the widths span, so that the best contributor gets the best model. Then the widest width whose
+fitted score does not exceed r_i: rounding down, so nobody is over-rewarded against a better
+contributor.
 """
 
 from collections.abc import Mapping, Sequence

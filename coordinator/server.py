@@ -8,15 +8,16 @@ this shell makes it so. It holds no rule about federated learning.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from broker import messages as m
 from broker.blobs import blob_key, seal
-from broker.codec import decode_on, encode, is_retained
+from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.envelope import sign
 from broker.errors import BlobError, DecodeError, LinkError
 from broker.link import Connected, Disconnected, Link, Received
@@ -171,7 +172,7 @@ class Coordinator:
             )
         await self._link.stop()
 
-    def _spawn(self, coroutine) -> None:  # type: ignore[no-untyped-def]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -490,7 +491,10 @@ class Coordinator:
             )
             payload = encode(stamped)
         await self._link.publish(
-            topic_for(self.settings.fleet, topic), payload, retain=is_retained(topic)
+            topic_for(self.settings.fleet, topic),
+            payload,
+            retain=is_retained(topic),
+            expiry_s=expires_after_s(topic),
         )
 
     def _sign(self, document: msgspec.Struct, kind: str) -> m.SignedEnvelope:

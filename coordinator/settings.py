@@ -1,4 +1,4 @@
-"""What an operator may set about a campaign: one frozen struct, read from TOML, kept in the journal."""
+"""What an operator may set about a campaign: read from TOML, kept in the journal."""
 
 from typing import Any, Literal
 

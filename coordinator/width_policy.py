@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.messages import Participation, Profile, WidthCost
+from broker import messages as m
+from broker.messages import Participation, Profile
 from coordinator.settings import Settings
+from profiler.prediction import predict_round, training_cost
+from profiler.profile import WidthCost
 
 MIB = 1024 * 1024
 
@@ -25,14 +28,6 @@ class WidthChoice:
     predicted_bytes: int = 0
 
 
-def predict_round(
-    cost: WidthCost, steps: int, payload_bytes: int, link_bytes_per_s: float
-) -> float:
-    """Return the predicted seconds of a round: download, training, upload of the same size."""
-    transfer = 2 * payload_bytes / link_bytes_per_s if link_bytes_per_s > 0 else 0.0
-    return transfer + steps * cost.step_s
-
-
 def choose_width(
     profile: Profile, settings: Settings, spec_hash: str, payload_bytes: Callable[[float], int]
 ) -> WidthChoice:
@@ -50,11 +45,14 @@ def choose_width(
     allowed_s = settings.rounds.deadline_s * settings.width_policy.time_share
     allowed_bytes = profile.memory_budget * settings.width_policy.memory_share
     why_not_wider = ""
-    offered = [cost for cost in profile.costs if cost.width in settings.widths]
-    for cost in sorted(offered, key=lambda cost: -cost.width):
-        seconds = predict_round(
-            cost, settings.training.steps, payload_bytes(cost.width), profile.link_bytes_per_s
-        )
+    measured = [_measured(cost) for cost in profile.costs if cost.width in settings.widths]
+    for width in sorted((cost.width for cost in measured), reverse=True):
+        cost = training_cost(measured, width, settings.widths)
+        if cost is None:
+            why_not_wider = f"{width:g} draws a narrower width that was not measured"
+            continue
+        size = payload_bytes(width)
+        seconds = predict_round(cost, settings.training.steps, size, size, profile.link_bytes_per_s)
         if cost.peak_bytes > allowed_bytes:
             why_not_wider = (
                 f"{cost.width:g} would need {cost.peak_bytes / MIB:.0f} of the"
@@ -78,6 +76,15 @@ def choose_width(
         Participation.CANNOT,
         f"no width fits: {why_not_wider or 'no offered width was measured'};"
         " the device stays visible and can still infer",
+    )
+
+
+def _measured(cost: m.WidthCost) -> WidthCost:
+    return WidthCost(
+        width=cost.width,
+        step_s=cost.step_s,
+        peak_bytes=cost.peak_bytes,
+        timed_steps=cost.timed_steps,
     )
 
 

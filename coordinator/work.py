@@ -16,10 +16,10 @@ from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob, UpdateFile
 from coordinator.comparison import difference
 from coordinator.contribution import exact_shapley, permutation_shapley
+from coordinator.curve import score_curve
 from coordinator.measuring import (
     Validation,
     coalition_value,
-    measured_curve,
     outputs_per_width,
     sample_values,
 )
@@ -31,6 +31,7 @@ from journal.blobs import BlobFolder
 from journal.events import Contribution
 from slimmable.evaluation import calibrate, calibrated_slices, initial_state
 from slimmable.model import SlimmableModel, load_model
+from slimmable.model_check import check_model
 from slimmable.readers import read_samples
 from slimmable.state import ModelState, decode_state, encode_state
 
@@ -49,20 +50,28 @@ def _load(bench: Bench) -> SlimmableModel:
     return _model(bench.model, json.dumps(bench.options, sort_keys=True))
 
 
+def _validation(bench: Bench) -> Validation:
+    return _read_validation(
+        bench.validation, bench.reader, json.dumps(bench.reader_options, sort_keys=True)
+    )
+
+
 @lru_cache(maxsize=1)
-def _validation(path: Path, reader: str) -> Validation:
-    return Validation.of(read_samples(path, reader))
+def _read_validation(path: Path, reader: str, options: str) -> Validation:
+    return Validation.of(read_samples(path, reader, json.loads(options)))
 
 
 def describe(bench: Bench) -> bytes:
     """Return the width spec of the model in its JSON form; proves that model and data load."""
-    _validation(bench.validation, bench.reader)
-    return _load(bench).spec.to_json()
+    model, validation = _load(bench), _validation(bench)
+    model.task.check_targets(validation.samples.y)
+    check_model(model, sorted({*bench.grid, *bench.ladder}))
+    return model.spec.to_json()
 
 
 def initialise(bench: Bench) -> tuple[str, float]:
     """Make the initial weights; returns their digest and their score at full width."""
-    model, validation = _load(bench), _validation(bench.validation, bench.reader)
+    model, validation = _load(bench), _validation(bench)
     state = initial_state(model, bench.seed)
     said = outputs_per_width(model, state, (1.0,), validation)[1.0]
     digest = BlobFolder(bench.blobs, owner=False).put(encode_state(state))
@@ -73,7 +82,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     """Aggregate the updates, measure every width, and score every device."""
     started = time.process_time()
     model, blobs = _load(bench), BlobFolder(bench.blobs, owner=False)
-    validation = _validation(bench.validation, bench.reader)
+    validation = _validation(bench)
     data = validation.samples
     base = decode_state(blobs.get(job.base))
     steps = steps_of(base, model.spec, [_read_update(blobs, update) for update in job.updates])
@@ -96,7 +105,11 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     )
     return RoundResult(
         digest=blobs.put(encode_state(_calibrated_at_full(model, state, validation))),
-        curve=measured_curve(model, said, data, rng),
+        curve=score_curve(
+            {width: model.task.sample_scores(said[width], data.y) for width in said},
+            data.recording,
+            rng,
+        ),
         contributions=tuple(
             Contribution(device=u.device, score=scores.scores[u.device], update=u.digest)
             for u in job.updates
@@ -135,7 +148,7 @@ def export_widths(bench: Bench, job: ExportJob) -> ExportResult:
     Scores are cross-fitted; the statistics that travel are calibrated on all validation inputs.
     """
     model, blobs = _load(bench), BlobFolder(bench.blobs, owner=False)
-    validation = _validation(bench.validation, bench.reader)
+    validation = _validation(bench)
     data = validation.samples
     state = decode_state(blobs.get(job.weights))
     worse = _worse_than_in_use(model, blobs, job, validation)

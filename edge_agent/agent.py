@@ -19,7 +19,7 @@ import psutil
 
 from broker import messages as m
 from broker.blobs import digest_of, reference, unseal
-from broker.codec import decode_on, encode, is_retained
+from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.errors import BlobError, DecodeError, LinkError
 from broker.link import Connected, Disconnected, Link, Received, Will
 from broker.topics import (
@@ -39,7 +39,7 @@ from edge_agent.profile_message import to_message
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
-from profiler.profile import Benchmark, MachineFacts, assemble_profile
+from profiler.profile import Benchmark, MachineFacts, describe
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,10 @@ class Agent:
             message, session=self._id.session, seq=self._seq, sent_at=self._gear.clock()
         )
         await self._link.publish(
-            topic_for(self._id.fleet, topic), encode(stamped), retain=is_retained(topic)
+            topic_for(self._id.fleet, topic),
+            encode(stamped),
+            retain=is_retained(topic),
+            expiry_s=expires_after_s(topic),
         )
 
     async def _born(self) -> None:
@@ -311,7 +314,7 @@ class Agent:
             except TrainingFailed as error:
                 reason = str(error)
         return to_message(
-            assemble_profile(
+            describe(
                 facts,
                 benchmark,
                 reason=reason,

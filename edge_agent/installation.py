@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +27,6 @@ from edge_agent.telemetry import TelemetryWindow
 from journal.disk import write_atomically
 from slimmable.readers import read_samples
 from slimmable.samples import SamplesError
-from slimmable.state import Array
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class ModelInstaller:
         evaluations: Mapping[str, Path],
         reader: str,
         *,
+        reader_options: Mapping[str, Any] | None = None,
         threads: int = 1,
     ) -> None:
         """Load the current model, if there is one.
@@ -55,12 +56,14 @@ class ModelInstaller:
             verifier: checks the file against its release.
             evaluations: name -> labelled samples on this device.
             reader: how to read them.
+            reader_options: keyword arguments of the reader.
             threads: of ONNX Runtime.
         """
         self._slots = slots
         self._verifier = verifier
         self._evaluations = dict(evaluations)
         self._reader = reader
+        self._reader_options = reader_options
         self._threads = threads
         self._window = TelemetryWindow()
         self._predictor: Predictor | None = None
@@ -71,7 +74,7 @@ class ModelInstaller:
         try:
             current = self._slots.start()
         except OSError as error:  # a full disk: an unconfirmed model is not to be trusted
-            log.error("the model slots cannot be opened for running: %s", error)  # noqa: TRY400
+            log.error("the model slots cannot be opened for running: %s", error)
             return
         if current is None:
             return
@@ -83,7 +86,7 @@ class ModelInstaller:
                 self._slots.confirm()
                 self._keep(report)
         except (InferenceError, SamplesError) as error:
-            log.error("model %s: %s", current.digest[:12], error)  # noqa: TRY400
+            log.error("model %s: %s", current.digest[:12], error)
             self._revert(str(error))
 
     def _revert(self, reason: str) -> None:
@@ -91,11 +94,11 @@ class ModelInstaller:
         try:
             self._slots.revert(reason)
         except OSError as error:
-            log.error("going back is not on the disk yet: %s", error)  # noqa: TRY400
+            log.error("going back is not on the disk yet: %s", error)
         try:
             self._reload()
         except InferenceError as error:
-            log.error("no model runs: %s", error)  # noqa: TRY400
+            log.error("no model runs: %s", error)
             self._predictor = None
 
     def installed(self) -> Installed:
@@ -172,9 +175,9 @@ class ModelInstaller:
         assert predictor is not None
         assert predictor.manifest is not None
         evaluations, confidences = [], []
-        sample: Array = np.zeros((1, *predictor.manifest.input_shape), np.float32)
+        sample = np.zeros((1, *predictor.manifest.input_shape), np.float32)
         for name, path in self._evaluations.items():
-            samples = read_samples(path, self._reader)
+            samples = read_samples(path, self._reader, self._reader_options)
             measured = predictor.measure(samples)
             predictor.predict(samples.x)  # counted in telemetry: it is real data of this device
             sample = samples.x[:1]

@@ -1,8 +1,8 @@
 """What the device does with each message: a state machine over values. Pure; the clock is given.
 
-`AgentSession.handle(input, now)` returns actions for the shell (`edge_agent.agent`), which does them
-and hands the outcome back as the next input. One task is worked on at a time; whatever the server
-said last, retained, is repeated after every connect, so every answer here may be asked for again.
+`AgentSession.handle(input, now)` returns actions for the shell (`edge_agent.agent`), which does
+them and hands the outcome back as the next input. One task is worked on at a time; whatever the
+server said last, retained, is repeated after every connect, so every answer may be asked for again.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
 
 RETRY_S = 60.0
-# A late training is cancelled by `Tick`, which leaves the process alive. This is for one that hangs.
+# `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
 PATIENCE = 2.0
 GRACE_S = 30.0
 TRY_AGAIN = "try-again"
@@ -263,7 +263,8 @@ class AgentSession:
         Args:
             device: id.
             verifier: holds every rule by which releases are trusted.
-            can_train: torch and data are there; ``reason`` says why not.
+            can_train: torch and data are there.
+            reason: why it cannot train.
             pending: updates in the outbox that have no receipt, by round.
             installed: what runs.
         """

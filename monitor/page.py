@@ -7,7 +7,7 @@ from journal.disk import write_atomically
 from monitor.picture import CURVE, DEVICE, FAINT, INK, PAPER, numbered, svg_picture
 from monitor.run_report import DeviceRow, RunReport
 
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 # Colours of the drawing -> colours of the page, which follow light and dark.
 PAGE_COLOURS = {
     INK: "var(--ink)",

@@ -8,7 +8,7 @@ do not see all colours, and no meaning hangs on colour alone: shapes and filling
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from journal.disk import write_atomically
 from journal.events import CurvePoint
@@ -29,7 +29,7 @@ SIZE_INCHES = (9.0, 4.8)
 BUBBLES = 4  # of one width, above each other; the others are counted
 LISTED = 26  # lines beside the plot; the table has everybody
 NAME_LENGTH = 26
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "slimfleet",  # ids that do not change from run to run
     "svg.fonttype": "path",  # the reader's machine needs no font of ours
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
@@ -108,13 +108,21 @@ def _draw_curve(axes: "Axes", report: RunReport) -> None:
         linewidth=0,
         label="95 % interval",
     )
-    axes.plot(widths, [point.score for point in points], color=CURVE, linewidth=1.2, zorder=2)
+    offered = [point for point in points if point.offered]
+    axes.plot(
+        [point.width for point in offered],
+        [point.fitted for point in offered],
+        color=CURVE,
+        linewidth=1.2,
+        zorder=2,
+        label="fit that rewards count with",
+    )
     for shape, size, on_grid, what in (
         ("s", 7.5, True, "trained and rewarded width"),
         ("o", 6.0, False, "reward width between them"),
     ):
         chosen = [point for point in points if (point.width in report.grid) == on_grid]
-        for offered, note in ((True, what), (False, "dominated: not offered")):
+        for offered, note in ((True, what), (False, "worse than a narrower width: not offered")):
             some = [point for point in chosen if point.offered == offered]
             if some:
                 axes.plot(
@@ -236,7 +244,7 @@ def _line(row: DeviceRow, curve: Sequence[CurvePoint], *, compact: bool) -> str:
     earned = f"width {row.reward_width:g}" if row.reward_width > 0 else "no release"
     if compact:
         return f"{_short(row.device)}: {earned}"
-    scores = [point.score for point in curve if point.width == row.reward_width]
+    scores = [point.fitted for point in curve if point.width == row.reward_width]
     return "\n".join([_short(row.device), ", ".join([earned, *(f"{s:.3f}" for s in scores[:1])])])
 
 

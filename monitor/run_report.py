@@ -1,4 +1,4 @@
-"""What a report of one campaign holds: plain values, so that whoever has them can be reported on."""
+"""What a report of one campaign holds: plain values, whoever they come from."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class DeviceRow:
 
     Attributes:
         machine: what it is; for an emulated machine the name with "(emulated)".
-        predicted_s, observed_s: round time; observed is the median over its rounds, None where none.
+        predicted_s, observed_s: round time; observed is the median of its rounds, or None.
         training_width: 0 where it cannot train; training_reason: in one sentence.
         rounds_taken, rounds_missed: and missed_why the last reason.
         contribution: accumulated score, None where never invited; share: 1 is the average.

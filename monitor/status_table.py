@@ -23,8 +23,17 @@ from broker.messages import (
     Standing,
     Summary,
 )
-from broker.topics import ANY, DeviceSays, DownTopic, ServerSays, ServerTells, ServerTopic, Topic
-from broker.topics import UpTopic, topic_for
+from broker.topics import (
+    ANY,
+    DeviceSays,
+    DownTopic,
+    ServerSays,
+    ServerTells,
+    ServerTopic,
+    Topic,
+    UpTopic,
+    topic_for,
+)
 
 COLUMNS = 80
 NAME_LENGTH = 22
@@ -258,9 +267,9 @@ def _cells(row: tuple[str, ...], spans: list[int]) -> str:
 
 
 def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, columns, initial_indent=indent, subsequent_indent=indent + "  "
-    ) or [indent]
+    return textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent + "  ") or [
+        indent
+    ]
 
 
 def plain(text: str) -> str:

@@ -48,6 +48,7 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         _verifier(config),
         {name: base / path for name, path in config.infer.evaluations.items()},
         config.infer.reader,
+        reader_options=config.infer.reader_options,
         threads=config.infer.threads,
     )
     session_number = next_session(folder / "session.json")
@@ -116,6 +117,7 @@ def _trainer(
     settings = TrainerSettings(
         data=base / config.train.data,
         reader=config.train.reader,
+        reader_options=config.train.reader_options,
         memory_budget=budget,
         factor=machine.factor if machine.emulates else None,
     )

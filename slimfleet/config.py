@@ -77,7 +77,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         folder: journal, blobs, keys and templates.
         validation: samples that the server judges with; no device trains on them.
-        reader: how to read them, see `slimmable.readers`.
+        reader, reader_options: how to read them, see `slimmable.readers`.
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
     """
@@ -86,6 +86,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     campaign: Settings
     validation: str
     reader: str = "npz"
+    reader_options: dict[str, Any] = {}
     folder: str = "server-data"
     name: str = "server"
 
@@ -95,12 +96,13 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         data: the device's own samples; they never leave it.
-        reader: how to read them.
+        reader, reader_options: how to read them.
         memory_mb: most memory that training may use; 0 = a share of what is free.
     """
 
     data: str
     reader: str = "npz"
+    reader_options: dict[str, Any] = {}
     memory_mb: int = 0
 
 
@@ -109,13 +111,14 @@ class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         evaluations: name -> file of labelled samples on this device.
-        reader: how to read them.
+        reader, reader_options: how to read them.
         threads: of ONNX Runtime.
         telemetry_s: how often inference is summarised.
     """
 
     evaluations: dict[str, str] = {}
     reader: str = "npz"
+    reader_options: dict[str, Any] = {}
     threads: int = 1
     telemetry_s: float = 60.0
 
@@ -161,12 +164,7 @@ def read_config(path: Path, config_type: type[T]) -> T:
         ConfigError: missing, not TOML, an unknown key (the nearest known one is suggested), a
             wrong type, or settings that contradict each other.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    document = read_document(path)
     _refuse_unknown(path, document, config_type, "")
     try:
         config = msgspec.convert(document, config_type)
@@ -174,6 +172,20 @@ def read_config(path: Path, config_type: type[T]) -> T:
         raise ConfigError(f"{path}: {_in_words(error)}") from error
     _check(path, config)
     return config
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is.
+
+    Raises:
+        ConfigError: missing, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def _check(path: Path, config: msgspec.Struct) -> None:

@@ -1,5 +1,6 @@
 """The server's secrets on disk: made at the first start, readable by their owner only."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.blobs import SECRET_SIZE
@@ -15,10 +16,10 @@ from journal.disk import make_folder, write_atomically
 from slimfleet.config import ConfigError
 
 SIGNING_KEY_FILE = "signing-key"
-FLEET_SECRET_FILE = "fleet-secret"
+FLEET_SECRET_FILE = "fleet-secret"  # noqa: S105 - a file name
 
 
-def load_identity(folder: Path, random_bytes) -> Identity:  # type: ignore[no-untyped-def]
+def load_identity(folder: Path, random_bytes: Callable[[int], bytes]) -> Identity:
     """Return the server's keys, making them where they are missing.
 
     Args:

@@ -184,7 +184,7 @@ async def listen(
                     case Connected():
                         connected = True
                     case Disconnected(reason) if not connected:
-                        raise LinkError(f"cannot reach the broker {access.address}: {reason}")
+                        raise LinkError(reason)
                     case Received(topic, payload):
                         if _understood(access.fleet, topic, payload, heard):
                             return True

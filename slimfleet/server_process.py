@@ -46,6 +46,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         options=settings.options,
         validation=base / config.validation,
         reader=config.reader,
+        reader_options=config.reader_options,
         blobs=folder / "blobs",
         templates=folder / "templates",
         grid=settings.widths,

@@ -1,4 +1,4 @@
-"""``--crash``: kill the server in the middle of a round, start it again, and check what was lost."""
+"""``--crash``: kill the server in the middle of a round, start it again, check what was lost."""
 
 from collections.abc import Callable, Sequence
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from coordinator.fleet import Campaign, Device, confirmed
+from coordinator.fleet import POST_TRAINING_NOTICE, Campaign, Device, confirmed
 from coordinator.rounds import granted_width
 from journal import events as e
 from journal.chain import Record
@@ -42,8 +42,7 @@ def run_report(
         fleet=scenario.fleet,
         notices=(
             EMULATION_NOTICE,
-            "rewards.mode = post-training: while training, every device held the weights of its"
-            " training width, whatever width it earned in the end.",
+            POST_TRAINING_NOTICE,
         ),
         score_name="accuracy",
         devices=tuple(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 END_S = 5.0
 
@@ -17,7 +18,7 @@ class ProcessGroup:
     logs: Path
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def __enter__(self) -> "ProcessGroup":
+    def __enter__(self) -> Self:
         """Make the folder of the logs."""
         self.logs.mkdir(parents=True, exist_ok=True)
         return self

@@ -102,7 +102,10 @@ def in_words(event: e.AnyEvent) -> str:
             return f"round {event.round} closed: {event.reason}"
         case e.RoundScored():
             best = event.curve[-1]
-            return f"round {event.round}: accuracy {best.score:.3f} at full width on the validation person"
+            return (
+                f"round {event.round}: accuracy {best.score:.3f} at full width"
+                " on the validation person"
+            )
         case e.DeviceDropped():
             return f"round {event.round}: {event.device} dropped: {event.reason} {event.detail}"
         case e.TrainingStopped():

@@ -51,9 +51,7 @@ class Scenario:
     seed: int
 
 
-def make_scenario(
-    folder: Path, *, devices: int, rounds: int, seed: int, noise: float = 0.0
-) -> Scenario:
+def make_scenario(folder: Path, *, devices: int, rounds: int, seed: int) -> Scenario:
     """Return the scenario: with three or more devices the last one is a free-rider."""
     members = []
     for number in range(devices):
@@ -70,7 +68,7 @@ def make_scenario(
         options=MODEL_OPTIONS,
         widths=GRID,
         seed=seed,
-        training=Training(steps=16, batch_size=32, learning_rate=0.01),
+        training=Training(steps=20, batch_size=32, learning_rate=0.01),
         rounds=Rounds(
             budget=rounds,
             minimum=min(10, rounds),

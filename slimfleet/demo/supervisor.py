@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from broker.embedded import EmbeddedBroker
 from broker.permissions import device_permissions, operator_permissions, server_permissions
@@ -174,7 +175,7 @@ class _Alone:
         self._target = plan.folder / "alone.json"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "_Alone":
+    def __enter__(self) -> Self:
         training = self._plan.settings.training
         settings = {
             "model": self._plan.settings.model,

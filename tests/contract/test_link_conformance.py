@@ -306,6 +306,27 @@ async def test_a_goodbye_sends_what_is_queued_first(party):
     await server.message(f"{UP_1}/last/29")
 
 
+async def test_a_message_published_in_the_moment_of_the_subscription_arrives(party):
+    server = await party.join(SERVER)
+    device = await party.join(CAM_1)
+    topics = [f"{UP_1}/moment/{number}" for number in range(40)]
+    for topic in topics:
+        await asyncio.gather(
+            device.link.publish(topic, b"now", retain=True), server.link.subscribe([topic])
+        )
+    await server.until(lambda inbox: set(inbox.topics) == set(topics))
+
+
+async def test_a_session_holds_hundreds_of_subscriptions(party):
+    server = await party.join(SERVER)
+    device = await party.join(CAM_1)
+    topics = [f"{BLOB}/{number}" for number in range(600)]
+    for start in range(0, len(topics), 16):
+        await device.link.subscribe(topics[start : start + 16])
+    await server.link.publish(topics[-1], b"block", bulk=True)
+    await device.message(topics[-1])
+
+
 async def test_a_stopped_link_says_so_and_ends_its_events(party):
     device = await party.join(CAM_1)
     await device.link.stop()

@@ -144,6 +144,22 @@ async def test_tls_against_a_plain_port_says_so(authority, tmp_path):
     assert "TLS" in reason
 
 
+async def test_passwords_travel_inside_tls_where_clients_have_no_certificates(authority, tmp_path):
+    pair = authority.issue("broker", server=True)
+    tls = ServerTls(pair.cert, pair.key)
+    with MosquittoBroker(tmp_path, fleet=FLEET, passwords={CAM_1: "right"}, tls=tls) as plain:
+        address = BrokerAddress("localhost", plain.address.port, tls=True)
+
+        def with_password(password: str) -> MqttLink:
+            credentials = Credentials(CAM_1, password, ca_file=authority.file)
+            return MqttLink(address, CAM_1, credentials, None, random.Random(1))
+
+        assert f"refused {CAM_1}" in await failure(with_password("wrong"))
+        async with party_at(RealUnderTest("mosquitto", plain)) as party:
+            device = await party.watch(with_password("right"), f"{ROOT}d/{CAM_1}/down/#")
+            await device.link.publish(f"{ROOT}d/{CAM_1}/up/x", b"x")
+
+
 async def test_a_missing_or_broken_certificate_file_is_a_configuration_error(broker, tmp_path):
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")

@@ -209,6 +209,36 @@ async def test_a_cancelled_publish_that_was_not_sent_yet_is_taken_back():
     assert broker.published == 1
 
 
+async def test_a_second_look_finds_what_the_first_one_missed_and_only_where_it_is_still_wanted():
+    class Looking(MemoryLink):
+        def __init__(self, broker: MemoryBroker) -> None:
+            super().__init__(broker, "reader")
+            self._second_look_s = 0.05
+
+    broker = MemoryBroker()
+    writer = await joined(broker, "writer")
+    for topic in ("wanted", "unwanted"):
+        await writer.link.publish(topic, b"", retain=True)
+        await writer.link.publish(topic, b"kept", retain=True)
+    reader = Inbox(Looking(broker))
+    missed: list[Received] = []
+
+    def lose_the_first(user: str, event: Received) -> list[Received]:
+        if user == "reader" and len(missed) < 2:
+            missed.append(event)
+            return []
+        return [event]
+
+    broker.fault = lose_the_first
+    await reader.link.start()
+    await reader.connected()
+    await reader.link.subscribe(["wanted", "unwanted"])
+    await reader.link.unsubscribe(["unwanted"])
+    await reader.message("wanted")
+    assert [event.topic for event in missed] == ["wanted", "unwanted"]
+    assert reader.topics == ["wanted"]
+
+
 # --- mosquitto's files ----------------------------------------------------------------------------
 
 
