@@ -475,10 +475,13 @@ def _stop_or_open(state: Campaign, now: float) -> list[e.AnyEvent]:
     if state.failures and now < state.since + rounds.retry_s:
         return []
     invited, reasons = eligible(state)
-    first = state.round is None
-    wanted = rounds.min_devices if first and now < state.since + rounds.gather_s else rounds.quorum
-    if len(invited) < max(wanted, rounds.quorum):
+    if len(invited) < rounds.quorum:
         return []
+    if state.round is None and now < state.since + rounds.gather_s:
+        # Who cannot train has been heard too: nobody waits for it.
+        heard = sum(d.participation is not Participation.WAITING for d in state.devices.values())
+        if heard < rounds.min_devices:
+            return []
     number = state.round.number + 1 if state.round else 1
     return [
         e.RoundOpened(

@@ -21,6 +21,7 @@ from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.envelope import sign
 from broker.errors import BlobError, DecodeError, LinkError
 from broker.link import Connected, Disconnected, Link, Received
+from broker.ordering import LatestOnly
 from broker.topics import (
     CommandTopic,
     DeviceSays,
@@ -128,7 +129,7 @@ class Coordinator:
         self._fetcher = BlobFetcher(desk.link, desk.folder / "uploads")
         self._publisher = BlobPublisher()
         self._leftovers = self._share_list.entries()
-        self._last_seq: dict[str, tuple[int, int]] = {}
+        self._latest = LatestOnly()
         self._seq = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -151,7 +152,7 @@ class Coordinator:
                         self._receive(event)
                     case Connected():
                         log.info("connected to the broker")
-                        self._wake.set()
+                        self._say_all_again()
                     case Disconnected(reason):
                         log.warning("broker connection: %s", reason)
                 if self._failure:
@@ -231,6 +232,8 @@ class Coordinator:
             log.warning("message of %s on %s refused: %s", sender, message.topic, error)
             self._apply(i.MessageForged(sender, message.topic.rpartition("/")[2], str(error)))
             return
+        if not self._latest.admit(message.topic, decoded):
+            return
         match topic:
             case UpTopic(device, channel):
                 self._device_said(device, channel, decoded, retained=message.retained)
@@ -267,16 +270,8 @@ class Coordinator:
                 self._announced(device, said)
             case m.Report():
                 self._apply(i.ReportReceived(device, said))
-            case m.Telemetry() if self._is_new(device, said):
+            case m.Telemetry():
                 self._desk.journal.add_telemetry(device, now, said)
-
-    def _is_new(self, device: str, said: m.Message) -> bool:
-        """Return whether a message of a stream is no duplicate (QoS 1 may deliver twice)."""
-        stamp = (said.session, said.seq)
-        if stamp <= self._last_seq.get(device, (0, 0)):
-            return False
-        self._last_seq[device] = stamp
-        return True
 
     # --- updates ---------------------------------------------------------------------------------
 
@@ -469,6 +464,14 @@ class Coordinator:
         return cipher, Share(reference, key)
 
     # --- retained publications -------------------------------------------------------------------
+
+    def _say_all_again(self) -> None:
+        """Publish everything once more: a killed broker may have forgotten what it retained."""
+        self._published.clear()
+        self._wake.set()
+        for blob in list(self._shares):
+            del self._shares[blob]
+        self._start_sharing()
 
     async def _publish_changes(self) -> None:
         wanted = publications(self.state, self._shares, self._sign)

@@ -36,7 +36,7 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         patience: rounds without a significant improvement that make a plateau.
         deadline_s: from the opening of a round until updates are late.
         quorum: updates without which a round does not count.
-        min_devices: eligible devices to wait for before the first round.
+        min_devices: devices to hear from (their profile is judged) before the first round.
         gather_s: after this long the first round opens with whoever makes the quorum.
         release_every: rounds between releases while training goes on; 0 = one release at the end.
         retry_s: pause after a round that missed its quorum; failures_limit: how many in a row.

@@ -22,6 +22,7 @@ from broker.blobs import digest_of, reference, unseal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.errors import BlobError, DecodeError, LinkError
 from broker.link import Connected, Disconnected, Link, Received, Will
+from broker.ordering import LatestOnly
 from broker.topics import (
     DeviceSays,
     DownTopic,
@@ -148,6 +149,7 @@ class Agent:
         self._fetcher = BlobFetcher(equipment.link, equipment.folder / "downloads")
         self._publisher = BlobPublisher()
         self._seq = 0
+        self._latest = LatestOnly()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: dict[int, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
@@ -198,6 +200,8 @@ class Agent:
             decoded = decode_on(topic, message.payload)
         except DecodeError as error:
             log.warning("ignored: %s", error)
+            return
+        if not self._latest.admit(message.topic, decoded):
             return
         if isinstance(topic, DownTopic | ServerTopic):
             self._handle(s.ServerSaid(decoded))  # type: ignore[arg-type]

@@ -305,9 +305,14 @@ class AgentSession:
         return self._server.block_size if self._server else 65536
 
     def connected(self) -> list[Action]:
-        """Return what to repeat after every connect: the updates that have no receipt."""
+        """Return what to repeat after every connect.
+
+        That is the profile and the updates that have no receipt: a broker that was killed may have
+        forgotten what it retained.
+        """
         self._sending.clear()
-        return [self._send(update) for update in self._pending.values()]
+        repeated: list[Action] = [Say(self._profile)] if self._profile else []
+        return [*repeated, *(self._send(update) for update in self._pending.values())]
 
     def handle(self, given: SessionInput, now: float) -> list[Action]:
         """Return what to do about an input at device time ``now`` (seconds, UTC)."""

@@ -36,17 +36,19 @@ from broker.topics import (
 )
 
 COLUMNS = 80
-NAME_LENGTH = 22
+SHORTEST_NAME = 8  # however much the figures need
 NOTHING = "-"
+# Participation -> the word in the table, and how the sentence below it begins.
 TAKES_PART = {
-    Participation.TAKES_PART: "yes",
-    Participation.WAITING: "waits",
-    Participation.CANNOT: "no",
-    Participation.SUSPENDED: "paused",
+    Participation.TAKES_PART: ("yes", "takes part"),
+    Participation.WAITING: ("waits", "waits"),
+    Participation.CANNOT: ("no", "takes no part"),
+    Participation.SUSPENDED: ("paused", "paused"),
 }
-WIDTHS = ("training", "entitled", "deployed", "running")
-HEAD = ("device", "link", "takes part", *WIDTHS, "rounds", "contrib.")
-HEAD_2 = ("", "", "", "width", "width", "width", "width", "in/out", "")
+# Field of a standing -> the word in the table: all short, since 80 columns are few.
+WIDTHS = {"training": "trains", "entitled": "earned", "deployed": "sent", "running": "runs"}
+HEAD = ("device", "link", "takes", *WIDTHS.values(), "rounds", "contri-")
+HEAD_2 = ("", "", "part", *("width" for _ in WIDTHS), "in/out", "bution")
 UNKNOWN = "unknown"
 
 
@@ -128,9 +130,13 @@ def status_lines(view: StatusView, columns: int = COLUMNS) -> list[str]:
         return [*lines, "", "no device has appeared yet"]
     rows = [HEAD, HEAD_2, *(_row(view, device) for device in devices)]
     spans = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
+    room = columns - sum(spans[1:]) - len(spans[1:])
+    spans[0] = min(spans[0], max(SHORTEST_NAME, room))
     lines += ["", *(_cells(row, spans) for row in rows[:2])]
     for device, row in zip(devices, rows[2:], strict=True):
         lines.append(_cells(row, spans))
+        if len(row[0]) > spans[0]:
+            lines += _wrapped(f"full name: {row[0]}", columns, "    ")
         for sentence in _why(view, device):
             lines += _wrapped(sentence, columns, "    ")
     return lines
@@ -220,18 +226,15 @@ def _notices(view: StatusView) -> list[str]:
 
 
 def _row(view: StatusView, device: str) -> tuple[str, ...]:
-    name = plain(device)
-    if len(name) > NAME_LENGTH:
-        name = name[: NAME_LENGTH - 1] + "…"
+    name, link = plain(device), plain(view.link(device))
     standing = view.standings.get(device)
-    link = plain(view.link(device))
     if standing is None:
         return (name, link, "?", *(NOTHING for _ in WIDTHS), NOTHING, NOTHING)
     contribution = standing.contribution
     return (
         name,
         link,
-        TAKES_PART[standing.participation],
+        TAKES_PART[standing.participation][0],
         *(_width(getattr(standing, f"{kind}_width")) for kind in WIDTHS),
         f"{standing.rounds_taken}/{standing.rounds_missed}",
         NOTHING if contribution is None else f"{contribution:+.3f}",
@@ -241,18 +244,20 @@ def _row(view: StatusView, device: str) -> tuple[str, ...]:
 def _why(view: StatusView, device: str) -> list[str]:
     """Return the sentences below a device's row: what its figures do not say by themselves."""
     birth, standing = view.births.get(device), view.standings.get(device)
-    said = [f"full name: {plain(device)}"] if len(plain(device)) > NAME_LENGTH else []
+    said = []
     if birth is not None and birth.emulated:
         said.append(f"EMULATED machine: {plain(birth.emulated)}")
     if standing is None:
         return [*said, _unheard()]
-    said.append(f"{TAKES_PART[standing.participation]}: {plain(standing.reason or 'no reason')}")
-    reasons = standing.width_reasons
-    if reasons.get("training", "") not in {"", standing.reason}:
-        said.append(f"training: {plain(reasons['training'])}")
-    said += [f"{kind}: {plain(reasons[kind])}" for kind in WIDTHS[1:] if reasons.get(kind)]
+    said.append(f"{TAKES_PART[standing.participation][1]}: {plain(standing.reason) or 'no reason'}")
+    delivered = standing.deployed_width or standing.running_width
+    for kind, word in WIDTHS.items():
+        reason = standing.width_reasons.get(kind, "")
+        # Before anything is delivered there is nothing to say about it.
+        if reason and reason != standing.reason and (delivered or kind in {"training", "entitled"}):
+            said.append(f"{word}: {plain(reason)}")
     if standing.rounds_missed:
-        said.append(f"last missed: {plain(standing.last_drop or 'no reason')}")
+        said.append(f"last missed: {plain(standing.last_drop) or 'no reason'}")
     return said
 
 
@@ -261,15 +266,21 @@ def _width(width: float) -> str:
 
 
 def _cells(row: tuple[str, ...], spans: list[int]) -> str:
-    words = [cell.ljust(span) for cell, span in zip(row[:3], spans[:3], strict=True)]
+    name = row[0] if len(row[0]) <= spans[0] else row[0][: spans[0] - 1] + "…"
+    words = [c.ljust(s) for c, s in zip((name, *row[1:3]), spans[:3], strict=True)]
     figures = [cell.rjust(span) for cell, span in zip(row[3:], spans[3:], strict=True)]
     return " ".join([*words, *figures]).rstrip()
 
 
 def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent + "  ") or [
-        indent
-    ]
+    further = indent + "  "
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=indent,
+        subsequent_indent=further,
+        break_on_hyphens=False,  # of names and digests
+    )
 
 
 def plain(text: str) -> str:

@@ -31,8 +31,9 @@ EXAMPLE = """example:
   slimfleet status --broker mqtts://broker.plant:8883 --ca-file ca.pem --fleet pumps \\
     --operator anna --password-file anna-password --json
 
-The device table shows four widths: the one that it trains, the one that it has earned (entitled),
-the one that it was sent (deployed), and the one that it says it runs. Rounds are taken/missed.
+The table shows four widths of each device: the one that it trains, the one that it has earned
+(entitled), the one that it was sent (deployed), and the one that it says it runs. Rounds are
+taken/missed. Below each device stands why.
 """
 TIMEOUT_S = 5.0
 

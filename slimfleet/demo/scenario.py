@@ -19,7 +19,7 @@ MODEL_OPTIONS: dict[str, Any] = {
     "classes": list(watch.EXERCISES),
 }
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
-DEADLINE_S = 4.0
+DEADLINE_S = 4.5
 MAX_DEVICES = len(watch.TRAIN_PEOPLE)
 
 
@@ -68,7 +68,7 @@ def make_scenario(folder: Path, *, devices: int, rounds: int, seed: int) -> Scen
         options=MODEL_OPTIONS,
         widths=GRID,
         seed=seed,
-        training=Training(steps=20, batch_size=32, learning_rate=0.01),
+        training=Training(steps=16, batch_size=32, learning_rate=0.0125),
         rounds=Rounds(
             budget=rounds,
             minimum=min(10, rounds),

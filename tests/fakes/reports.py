@@ -51,7 +51,7 @@ def free_rider(device="rider"):
 
 
 def curve():
-    scores = {0.125: 0.5, 0.25: 0.6, 0.375: 0.4, 0.5: 0.7, 1.0: 0.75}
+    scores = {0.125: 0.5, 0.25: 0.6, 0.375: 0.4, 0.5: 0.7, 0.75: 0.72, 1.0: 0.75}
     return tuple(
         CurvePoint(
             width=width,

@@ -14,7 +14,7 @@ from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import ExportResult, RoundResult
 from coordinator.contribution import exact_shapley, permutation_shapley
 from coordinator.jobs import JobError
-from coordinator.rewards import without_dominated
+from coordinator.rewards import isotonic
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
 from journal.blobs import BlobFolder
@@ -199,12 +199,8 @@ class ToyJobs:
 
 
 def _curve(state, widths):
-    points = [
-        CurvePoint(width=w, score=s, low=s, high=s, offered=True)
-        for w, s in ((width, score_of(state, width)) for width in widths)
-    ]
-    offered = {point.width for point in without_dominated(points)}
+    scores = [score_of(state, width) for width in widths]
     return tuple(
-        CurvePoint(width=p.width, score=p.score, low=p.low, high=p.high, offered=p.width in offered)
-        for p in points
+        CurvePoint(width=width, score=score, low=score, high=score, offered=True, fitted=fitted)
+        for width, score, fitted in zip(widths, scores, isotonic(scores), strict=True)
     )

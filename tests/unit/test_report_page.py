@@ -104,10 +104,8 @@ def test_nothing_is_fetched_from_anywhere():
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(reader.tags)
     references = [value for name, value in reader.attributes if name in {"href", "xlink:href"}]
     assert all(value.startswith("#") for value in references)
-    policy = dict(reader.attributes)["content"]
-    assert "default-src 'none'" in " ".join(
-        value for name, value in reader.attributes if name == "content"
-    ), policy
+    policies = [value for name, value in reader.attributes if name == "content"]
+    assert any("default-src 'none'" in value for value in policies)
 
 
 def test_a_hostile_name_is_shown_and_not_obeyed():

@@ -1,0 +1,224 @@
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.messages import Alive, LinkStatus, Participation, ServerState
+from broker.permissions import operator_permissions
+from broker.topics import DeviceSays, UpTopic, operator_filters
+from monitor.status_table import (
+    StatusView,
+    fold,
+    plain,
+    status_data,
+    status_filters,
+    status_lines,
+)
+from tests.fakes.fleet_status import (
+    STATE,
+    STATE_TOPIC,
+    SUMMARY_TOPIC,
+    birth,
+    birth_topic,
+    fleet_messages,
+    standing,
+    standing_topic,
+    summary,
+)
+
+GOLDEN = """\
+fleet pumps: training, round 7: 2 of 3 devices answered; round 7 of at most 12;
+  1 of 3 devices there; score 0.712 at full width
+! devices hold their width
+! 1 of 3 machines are EMULATED
+
+device link    takes  trains earned  sent   runs rounds contri-
+               part    width  width width  width in/out  bution
+pump-1 online  yes       0.5  0.375  0.25 0.0625   11/1  +0.125
+    EMULATED machine: raspberry-pi-4
+    takes part: width 0.5: predicted 1.2 s of 3 s
+    earned: 1.40 times the average contribution
+    sent: first release
+    runs: not confirmed
+    last missed: late: 0.4 s after the deadline
+pump-2 late    paused      -      -     -      -   11/0       -
+    paused: bearing is being changed
+pump-3 offline no          -  0.375  0.25 0.0625    0/0  +0.125
+    takes no part: no width fits its memory"""
+
+
+def folded(messages, fleet="pumps"):
+    view = StatusView(fleet)
+    for topic, message in messages:
+        view = fold(view, topic, message)
+    return view
+
+
+def test_the_table_of_a_small_fleet():
+    assert "\n".join(status_lines(folded(fleet_messages()))) == GOLDEN
+
+
+def test_the_order_of_arrival_does_not_matter():
+    forward, backward = folded(fleet_messages()), folded(reversed(fleet_messages()))
+    assert status_lines(forward) == status_lines(backward)
+
+
+def test_the_newest_message_of_a_topic_counts():
+    view = folded([*fleet_messages(), (standing_topic("pump-1"), standing(rounds_taken=12))])
+    assert any("12/1" in line for line in status_lines(view))
+
+
+def test_a_view_is_complete_when_everybody_listed_was_heard():
+    messages = fleet_messages()
+    for count in range(len(messages)):
+        assert not folded(messages[:count]).complete
+    assert folded(messages).complete
+
+
+def test_devices_beyond_the_summary_are_waited_for():
+    messages = [
+        (STATE_TOPIC, STATE),
+        (SUMMARY_TOPIC, summary(("pump-1", "online"), more=1)),
+        (birth_topic("pump-1"), birth()),
+        (standing_topic("pump-1"), standing()),
+    ]
+    assert not folded(messages).complete
+    messages += [(birth_topic("pump-2"), birth()), (standing_topic("pump-2"), standing())]
+    view = folded(messages)
+    assert view.complete
+    assert view.devices == ("pump-1", "pump-2")
+    assert view.link("pump-2") == "online"  # by its own word
+
+
+def test_a_fleet_without_devices_is_complete():
+    view = folded([(STATE_TOPIC, STATE), (SUMMARY_TOPIC, summary())])
+    assert view.complete
+    assert status_lines(view)[-1] == "no device has appeared yet"
+
+
+def test_a_fleet_that_nobody_serves_says_so():
+    lines = status_lines(StatusView("pumps"))
+    assert lines[0] == "fleet pumps: no server has served it on this broker"
+
+
+def test_a_server_that_is_away_is_named_first():
+    messages = [*fleet_messages(), (STATE_TOPIC, ServerState(status=LinkStatus.OFFLINE))]
+    assert "! the server is OFFLINE: what follows is its last word" in status_lines(
+        folded(messages)
+    )
+
+
+def test_a_device_that_the_server_has_not_judged_is_visible():
+    view = folded([(STATE_TOPIC, STATE), (birth_topic("pump-9"), birth())])
+    lines = status_lines(view)
+    assert any(line.startswith("pump-9 online ?") for line in lines)
+    assert "    the server has not said where this device stands" in lines
+    assert any("not every device was heard" in line for line in lines)
+    assert status_data(view)["devices"][0]["known"] is False
+
+
+def test_other_messages_change_nothing():
+    view = folded(fleet_messages())
+    assert fold(view, UpTopic("pump-1", DeviceSays.ALIVE), Alive()) == view
+    assert fold(view, birth_topic("pump-1"), standing()) == view
+
+
+def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
+    data = json.loads(json.dumps(status_data(folded(fleet_messages()))))
+    assert data["fleet"] == "pumps"
+    assert data["complete"] is True
+    assert data["summary"]["phase"] == "training"
+    first = data["devices"][0]
+    assert first == {
+        "device": "pump-1",
+        "link": "online",
+        "agent": "slimfleet 0",
+        "can_train": True,
+        "emulated": "raspberry-pi-4",
+        "known": True,
+        "participation": "takes-part",
+        "reason": "width 0.5: predicted 1.2 s of 3 s",
+        "training_width": 0.5,
+        "entitled_width": 0.375,
+        "deployed_width": 0.25,
+        "running_width": 0.0625,
+        "width_reasons": {
+            "training": "width 0.5: predicted 1.2 s of 3 s",
+            "entitled": "1.40 times the average contribution",
+            "deployed": "first release",
+            "running": "not confirmed",
+        },
+        "rounds_taken": 11,
+        "rounds_missed": 1,
+        "last_drop": "late: 0.4 s after the deadline",
+        "contribution": 0.125,
+        "method": "permutation-shapley",
+        "confirmed": "",
+    }
+
+
+def test_the_data_form_of_nothing_is_empty():
+    assert status_data(StatusView("pumps")) == {
+        "fleet": "pumps",
+        "complete": False,
+        "server": None,
+        "summary": None,
+        "devices": [],
+    }
+
+
+def test_control_characters_never_reach_the_terminal():
+    hostile = "\x1b[2Jgone\r\n\x07"
+    messages = [
+        (STATE_TOPIC, ServerState(status=LinkStatus.ONLINE, notice=hostile)),
+        (SUMMARY_TOPIC, summary(("pump-1", hostile), phase=hostile, detail=hostile)),
+        (birth_topic("pump-1"), birth(emulated=hostile)),
+        (
+            standing_topic("pump-1"),
+            standing(reason=hostile, width_reasons={"entitled": hostile}, last_drop=hostile),
+        ),
+    ]
+    lines = status_lines(folded(messages))
+    assert all(line.isprintable() for line in lines)
+    assert any("[2Jgone" in line for line in lines)
+
+
+@given(st.text())
+def test_plain_text_is_printable_and_as_long(text):
+    assert plain(text).isprintable()
+    assert len(plain(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("participation", "columns"), list(itertools.product(Participation, (80, 120)))
+)
+def test_no_line_is_wider_than_the_terminal(participation, columns):
+    name = "a-device-with-a-name-of-sixty-four-characters-which-is-the-limit"
+    judged = standing(
+        participation=participation,
+        reason="one of the longer sentences that a server may say about a device, " * 3,
+        rounds_taken=1000,
+        rounds_missed=100,
+        contribution=-12.3456,
+    )
+    view = folded(
+        [
+            (STATE_TOPIC, STATE),
+            (SUMMARY_TOPIC, summary((name, "never-seen"))),
+            (birth_topic(name), birth()),
+            (standing_topic(name), judged),
+        ]
+    )
+    lines = status_lines(view, columns)
+    assert max(map(len, lines)) <= columns
+    assert name in " ".join(" ".join(lines).split())
+
+
+def test_an_operator_may_read_what_a_status_is_made_of():
+    asked = status_filters("pumps")
+    allowed = operator_permissions("pumps", "anna")
+    assert all(allowed.may_read(filter_.replace("+", "pump-1")) for filter_ in asked)
+    known = operator_filters("pumps", "anna")
+    assert all(f in known or "/srv/" in f for f in asked)
