@@ -255,6 +255,7 @@ class Report(Message, frozen=True, kw_only=True, omit_defaults=True):
         counter: the deployment answered.
         state: how far it came.
         running: plaintext digest of the model that the device runs now, or "".
+        installed: digest of the model that was placed on the disk and answered its probe, or "".
         width: width of the running model, 0 where none.
         code: machine-readable reason of a refusal.
         detail: one line for people.
@@ -266,6 +267,7 @@ class Report(Message, frozen=True, kw_only=True, omit_defaults=True):
     counter: int
     state: InstallState
     running: str = ""
+    installed: str = ""
     width: float = 0.0
     code: str = ""
     detail: str = ""
@@ -565,7 +567,7 @@ class Summary(Message, frozen=True, kw_only=True, omit_defaults=True):
         detail: in one sentence.
         round: current or last round; rounds: how many are planned.
         score: of the full width after the last round.
-        devices: one line per device, at most 150; more are counted in ``more``.
+        devices: one line per device, at most 90; more are counted in ``more``.
     """
 
     phase: str

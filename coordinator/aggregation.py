@@ -16,6 +16,8 @@ from slimmable.slicing import check_state, coverage, slice_state
 from slimmable.spec import SpecError, WidthSpec
 from slimmable.state import Array, ModelState
 
+LARGEST_WEIGHT = 1e9
+
 
 @dataclass(frozen=True)
 class DeviceUpdate:
@@ -62,6 +64,9 @@ def inspect_update(
             return DropReason.WRONG_SHAPE, f"tensor {name!r} is {array.dtype}, expected float32"
         if not np.isfinite(array).all():
             return DropReason.NOT_FINITE, f"tensor {name!r} holds NaN or infinity"
+        # Sums and products of such values overflow: one update would break the model for all.
+        if array.size and np.abs(array).max() > LARGEST_WEIGHT:
+            return DropReason.NOT_FINITE, f"tensor {name!r} holds values above {LARGEST_WEIGHT:g}"
     return None
 
 

@@ -89,6 +89,8 @@ def permutation_shapley(
 
     The scores always sum to v(everybody) - v(nobody). Where the budget does not pay for one
     whole permutation, one is walked all the same: fewer would leave devices without a score.
+    Where it pays for every coalition, there is nothing to estimate: the result is exact, and
+    named so.
 
     Args:
         devices: who took part.
@@ -96,13 +98,15 @@ def permutation_shapley(
         budget: distinct coalitions to evaluate at most (at least N + 1 are).
         rng: draws permutations.
     """
+    if len(devices) <= EXACT_LIMIT and 2 ** len(devices) <= budget:
+        return exact_shapley(devices, value)
     known = _Memo(value)
     everybody = frozenset(devices)
     before, after = known(frozenset()), known(everybody)
     sums = dict.fromkeys(devices, 0.0)
     walks = 0
-    # A small game is exhausted before its budget is: the repeat limit ends the search then.
-    for _ in range(budget):
+    # Permutations of few devices repeat coalitions: the repeat limit ends the search then.
+    for _ in range(max(1, budget)):
         order = [devices[i] for i in rng.permutation(len(devices))]
         for walk in (order, order[::-1]):
             chain = [frozenset(walk[: length + 1]) for length in range(len(walk))]

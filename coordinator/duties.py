@@ -27,10 +27,11 @@ from coordinator.fleet import (
     answered_deployment,
     confirmed,
 )
+from coordinator.inputs import brief
 from coordinator.rounds import PRESENT, granted_width
 from coordinator.settings import Settings
 
-SUMMARY_LIMIT = 100  # lines; 100 of them stay well below the control limit
+SUMMARY_LIMIT = 90  # lines; with the longest names, so many stay below the control limit
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,21 @@ def job(state: Campaign) -> Job | None:
     return None
 
 
+def needed_blobs(state: Campaign) -> set[str]:
+    """Return the digests in the blob folder that may still be read; all others can go.
+
+    That is the weights in use, those to compare with, the updates of a round that is not scored
+    yet, and the ONNX files that some device shall run or may be sent back to.
+    """
+    needed = {state.weights, state.best, state.released_weights, *state.releases}
+    current = state.round
+    if current:
+        needed.add(current.opened.base)
+        if not current.scored:
+            needed |= {task.update.digest for task in current.tasks.values() if task.update}
+    return needed - {""}
+
+
 def shared(state: Campaign) -> set[Shared]:
     """Return the blobs that must be on the broker now."""
     wanted: set[Shared] = set()
@@ -139,7 +155,7 @@ def publications(
         ServerTopic(ServerTells.SUMMARY): _summary(state, settings),
     }
     for device in state.devices.values():
-        wanted[DownTopic(device.device, ServerSays.STANDING)] = _standing(device, settings)
+        wanted[DownTopic(device.device, ServerSays.STANDING)] = _standing(state, device, settings)
         if device.receipt:
             wanted[DownTopic(device.device, ServerSays.RECEIPT)] = _receipt(device)
         task = _task(state, device, settings, shares)
@@ -172,7 +188,7 @@ def _summary(state: Campaign, settings: Settings) -> m.Summary:
     devices = sorted(state.devices.values(), key=lambda device: device.device)
     return m.Summary(
         phase=state.phase,
-        detail=phase_detail(state),
+        detail=brief(phase_detail(state)),
         round=state.round.number if state.round else 0,
         rounds=settings.rounds.budget,
         score=state.scored.curve[-1].score if state.scored else None,
@@ -196,8 +212,9 @@ def phase_detail(state: Campaign) -> str:
     current = state.round
     match state.phase:
         case Phase.GATHERING if state.settings and current is None:
-            ready = sum(bool(device.width) for device in state.devices.values())
-            return f"{ready} of {state.settings.rounds.min_devices} devices are ready"
+            waiting = m.Participation.WAITING
+            heard = sum(d.participation is not waiting for d in state.devices.values())
+            return f"{heard} of {state.settings.rounds.min_devices} devices said what they can do"
         case Phase.TRAINING if current:
             done = sum(task.answered for task in current.tasks.values())
             return f"round {current.number}: {done} of {len(current.tasks)} devices answered"
@@ -220,29 +237,29 @@ def participation(device: Device) -> tuple[m.Participation, str]:
     return device.participation, device.reason
 
 
-def _standing(device: Device, settings: Settings) -> m.Standing:
-    state, reason = participation(device)
+def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing:
+    takes_part, reason = participation(device)
     entitled, entitled_reason = granted_width(device, settings)
-    if device.reward is None and not entitled:
+    if state.allocation is None and not entitled:
         entitled_reason = "rewards are allocated when training is over"
     deployed = device.deployed
     running = device.report.width if device.report else 0.0
     return m.Standing(
-        participation=state,
-        reason=reason,
+        participation=takes_part,
+        reason=brief(reason),
         training_width=device.width,
         entitled_width=entitled,
         deployed_width=deployed.width if deployed else 0.0,
         running_width=running,
         width_reasons={
-            "training": device.reason,
-            "entitled": entitled_reason,
-            "deployed": deployed.reason if deployed else "nothing was deployed yet",
+            "training": brief(device.reason),
+            "entitled": brief(entitled_reason),
+            "deployed": brief(deployed.reason) if deployed else "nothing was deployed yet",
             "running": "confirmed by the device" if confirmed(device) else "not confirmed",
         },
         rounds_taken=device.rounds_taken,
         rounds_missed=device.rounds_missed,
-        last_drop=device.last_drop,
+        last_drop=brief(device.last_drop),
         contribution=device.contribution,
         method=settings.contributions.method,
         confirmed=device.report.running if device.report and confirmed(device) else "",
@@ -257,7 +274,7 @@ def _receipt(device: Device) -> m.Receipt:
         blob=record.blob,
         verdict=record.verdict,
         reason=record.reason,
-        detail=record.detail,
+        detail=brief(record.detail),
     )
 
 

@@ -59,7 +59,11 @@ class ReceiptRecord:
 
 @dataclass(frozen=True)
 class Device:
-    """What is known about one device."""
+    """What is known about one device.
+
+    Attributes:
+        accepted: round -> blob of the update that was accepted.
+    """
 
     device: str
     session: int = 0
@@ -79,6 +83,7 @@ class Device:
     last_drop: str = ""
     contribution: float | None = None
     receipt: ReceiptRecord | None = None
+    accepted: dict[int, str] = field(default_factory=dict)
     reward: e.Reward | None = None
     counter: int = 0
     deployed: e.DeploymentIssued | None = None
@@ -119,11 +124,16 @@ class Round:
 
 @dataclass(frozen=True)
 class Campaign:
-    """Everything that the coordinator knows."""
+    """Everything that the coordinator knows.
+
+    Attributes:
+        started_at: when the server last started.
+    """
 
     settings: Settings | None = None
     spec_hash: str = ""
     epoch: int = 0
+    started_at: float = 0.0
     phase: Phase = Phase.EMPTY
     since: float = 0.0
     weights: str = ""
@@ -178,7 +188,7 @@ def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> C
 
 
 def _server_started(state: Campaign, event: e.ServerStarted, at: float) -> Campaign:
-    return replace(state, epoch=event.epoch)
+    return replace(state, epoch=event.epoch, started_at=at)
 
 
 def _initialised(state: Campaign, event: e.ModelInitialised, at: float) -> Campaign:
@@ -245,7 +255,11 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
     known = state.devices[event.device]
     receipt = ReceiptRecord(event.round, event.blob, Verdict.ACCEPTED)
     state = _device(
-        state, event.device, receipt=receipt, observed_s=(*known.observed_s, event.round_s)
+        state,
+        event.device,
+        receipt=receipt,
+        accepted={**known.accepted, event.round: event.blob},
+        observed_s=(*known.observed_s, event.round_s),
     )
     return _task(state, event.device, update=event, stage=Stage.UPLOADED)
 
@@ -334,7 +348,7 @@ def _released(state: Campaign, event: e.ReleaseBuilt, at: float) -> Campaign:
 
 
 def _withheld(state: Campaign, event: e.ReleaseWithheld, at: float) -> Campaign:
-    return replace(_after_export(state, at), withheld=event.reason)
+    return replace(_after_export(state, at), withheld=event.reason, work_failures=0)
 
 
 def _deployed(state: Campaign, event: e.DeploymentIssued, at: float) -> Campaign:

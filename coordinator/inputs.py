@@ -1,6 +1,10 @@
-"""What can happen to a coordinator, as values."""
+"""What can happen to a coordinator, as values; and what of them may enter the journal."""
 
+import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
 
 from broker.messages import (
     Birth,
@@ -15,6 +19,46 @@ from broker.messages import (
 )
 from coordinator.settings import Settings
 from journal.events import Contribution, CurvePoint, LinkState
+
+SENTENCE_LIMIT = 300  # characters; six such sentences stay below the control limit
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def brief(sentence: str) -> str:
+    """Return a sentence cut to what fits into a message: others wrote parts of it."""
+    return sentence if len(sentence) <= SENTENCE_LIMIT else sentence[: SENTENCE_LIMIT - 1] + "…"
+
+
+def recordable(message: M) -> M:
+    """Return a message with every NaN and infinity as 0, for the journal holds neither."""
+    cleaned: M = _finite(message)
+    return cleaned
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether no number in a struct, a sequence or a mapping is NaN or infinite."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(is_finite(part) for part in value.values())
+        case list() | tuple():
+            return all(is_finite(part) for part in value)
+        case msgspec.Struct():
+            return all(is_finite(getattr(value, name)) for name in value.__struct_fields__)
+    return True
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else 0.0
+        case tuple():
+            return tuple(_finite(part) for part in value)
+        case msgspec.Struct():
+            fields = {name: _finite(getattr(value, name)) for name in value.__struct_fields__}
+            return msgspec.structs.replace(value, **fields)
+    return value
 
 
 @dataclass(frozen=True)

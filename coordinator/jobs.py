@@ -93,7 +93,9 @@ class ProcessJobs:
         try:
             return await loop.run_in_executor(self._pool(pool), _call, job, *arguments)
         except BrokenProcessPool as error:
-            self._pools.pop(pool).shutdown(wait=False, cancel_futures=True)
+            broken = self._pools.pop(pool, None)
+            if broken:  # two jobs of one pool fail together
+                broken.shutdown(wait=False, cancel_futures=True)
             raise JobError(f"{job}: the worker process died ({error})") from error
         except Exception as error:
             raise JobError(f"{job}: {type(error).__name__}: {error}") from error

@@ -15,6 +15,9 @@ from journal.events import CurvePoint, Reward
 
 EQUAL_GAIN = "equal-gain"
 AFFINE = "affine"
+FLOOR = "floor"
+# Of the contributions' absolute sum: what is left below it is the rounding of terms that cancel.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ def score_values(
 
     c_i = a_0 + (a_T - a_0) * N * Phi_i / sum(Phi): a device that gave nothing is worth the
     untrained model's score a_0, and equal devices are worth the trained model's a_T. If the sum is
-    not above 0, nobody advanced the model and all get a_0.
+    not above 0, nobody advanced the model and all get a_0. The contributions are measured on the
+    loss: where it fell and the score did not rise, more of it is not worth less, so all get a_0.
     """
-    total = sum(contributions.values())
+    total = _total(contributions)
     if total <= 0:
         return dict.fromkeys(contributions, untrained)
-    count = len(contributions)
+    count, progress = len(contributions), max(0.0, trained - untrained)
     return {
-        device: untrained + (trained - untrained) * count * score / total
+        device: untrained + progress * (count * score / total)
         for device, score in contributions.items()
     }
 
@@ -87,7 +91,11 @@ def allocate(
     shares = _shares(contributions)
     honest = [device for device in contributions if shares[device] >= cutoff]
     low, high = ladder[0].fitted, ladder[-1].fitted
-    rule, note, targets = _targets({device: values[device] for device in honest}, low, high)
+    if _total(contributions) > 0:
+        rule, note, targets = _targets({device: values[device] for device in honest}, low, high)
+    else:
+        rule, note = FLOOR, "nobody advanced the model: whoever is above the cut-off gets the floor"
+        targets = dict.fromkeys(honest, low)
     rewards = []
     for device in sorted(contributions):
         if device in targets:
@@ -120,10 +128,15 @@ def allocate(
 
 
 def _shares(contributions: Mapping[str, float]) -> dict[str, float]:
-    total = sum(contributions.values())
+    total = _total(contributions)
     if total <= 0:
         return dict.fromkeys(contributions, 0.0)
     return {device: len(contributions) * s / total for device, s in contributions.items()}
+
+
+def _total(contributions: Mapping[str, float]) -> float:
+    total = sum(contributions.values())
+    return total if total > ROUNDING * sum(map(abs, contributions.values())) else 0.0
 
 
 def _targets(

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from broker.blobs import check_reference
+from broker.errors import BlobError
 from broker.messages import (
     DropReason,
     InstallState,
@@ -18,8 +20,10 @@ from broker.messages import (
     Stage,
     Update,
 )
+from broker.topics import BLOB
 from coordinator import inputs as i
 from coordinator.fleet import Campaign, Device, Phase, answered_deployment, evolve
+from coordinator.inputs import brief, is_finite, recordable
 from coordinator.rewards import allocate
 from coordinator.settings import Settings
 from coordinator.width_policy import choose_width
@@ -28,6 +32,7 @@ from journal.events import LinkState
 
 DAY_S = 86400.0
 MIN_BLOCK = 1024
+COMMAND_ID_LIMIT = 64
 PRESENT = (LinkState.ONLINE, LinkState.LATE)
 
 
@@ -66,10 +71,19 @@ def admit(
         )
     if update.width != task.task.width:
         return DropReason.WRONG_WIDTH, f"width {update.width:g}, task {task.task.width:g}"
-    if not 0 < update.blob.size <= limit_bytes or not update.blob.block_size >= MIN_BLOCK:
+    if task.update is not None and task.update.blob != update.blob.blob:
+        return DropReason.LATE, f"another update was already accepted in round {update.round}"
+    if not is_finite((update.loss, update.download_s, update.train_s)):
+        return DropReason.NOT_FINITE, f"it reports a loss of {update.loss}"
+    try:
+        check_reference(update.blob, limit_bytes)
+    except BlobError as error:
+        return DropReason.BAD_BYTES, str(error)
+    if not update.blob.size > 0 or not update.blob.block_size >= MIN_BLOCK:
         return DropReason.BAD_BYTES, f"{update.blob.size} bytes, at most {limit_bytes} make sense"
     if update.payload != "state-dict" or update.encoding != "safetensors-f32":
-        return DropReason.BAD_BYTES, f"unknown payload {update.payload!r} in {update.encoding!r}"
+        payload = f"{update.payload[:32]!r} in {update.encoding[:32]!r}"
+        return DropReason.BAD_BYTES, f"unknown payload {payload}"
     return None
 
 
@@ -117,14 +131,14 @@ def _lease(state: Campaign, given: i.LeaseChanged, now: float) -> list[e.AnyEven
 
 
 def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.AnyEvent]:
-    known = state.devices.get(given.device)
-    if known and known.profile and _same_profile(known.profile, given.profile):
+    known, profile = state.devices.get(given.device), recordable(given.profile)
+    if known and known.profile and _same_profile(known.profile, profile):
         return []
     choice = choose_width(
-        given.profile, _settings(state), state.spec_hash, given.payload_bytes.__getitem__
+        profile, _settings(state), state.spec_hash, given.payload_bytes.__getitem__
     )
     return [
-        e.DeviceProfiled(device=given.device, profile=given.profile),
+        e.DeviceProfiled(device=given.device, profile=profile),
         e.WidthChosen(
             device=given.device,
             width=choice.width,
@@ -142,7 +156,7 @@ def _same_profile(old: Any, new: Any) -> bool:
 
 
 def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[e.AnyEvent]:
-    current, progress = state.round, given.progress
+    current, progress = state.round, recordable(given.progress)
     if current is None or progress.round != current.number or current.closed:
         return []
     task = current.tasks.get(given.device)
@@ -215,15 +229,15 @@ def _refuse(
     state: Campaign, device: str, update: Update, refusal: tuple[DropReason, str]
 ) -> list[e.AnyEvent]:
     known = state.devices.get(device)
-    if known is None:
-        return [
-            e.MessageRefused(
-                sender=device, channel="update", reason=f"unknown device: {refusal[1]}"
-            )
-        ]
+    reason, detail = refusal[0], brief(refusal[1])
+    # A receipt names the blob, so what has no name gets none.
+    if known is None or not BLOB.fullmatch(update.blob.blob):
+        who = "unknown device" if known is None else "no blob"
+        return [e.MessageRefused(sender=device, channel="update", reason=f"{who}: {detail}")]
     if known.receipt and known.receipt.blob == update.blob.blob:
         return []
-    reason, detail = refusal
+    if known.accepted.get(update.round) == update.blob.blob:
+        return []  # a late repetition of what counts already
     events: list[e.AnyEvent] = [
         e.UpdateRefused(
             round=update.round, device=device, blob=update.blob.blob, reason=reason, detail=detail
@@ -239,7 +253,7 @@ def _refuse(
 
 
 def _reported(state: Campaign, given: i.ReportReceived, now: float) -> list[e.AnyEvent]:
-    known, report = state.devices.get(given.device), given.report
+    known, report = state.devices.get(given.device), recordable(given.report)
     if known is None:
         return []
     # A download is worth recording only where the device had answered before: it lost its files
@@ -255,6 +269,9 @@ def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.
     command = given.command
     if (given.operator, command.command_id) in state.commands:
         return []
+    if len(command.command_id) > COMMAND_ID_LIMIT:
+        reason = f"command_id of {len(command.command_id)} characters: use {COMMAND_ID_LIMIT}"
+        return [e.MessageRefused(sender=given.operator, channel="command", reason=reason)]
     known = state.devices.get(command.device)
     event = e.OperatorActed(
         operator=given.operator,
@@ -263,7 +280,7 @@ def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.
         device=command.device,
         reason=command.reason,
         done=known is not None,
-        detail="" if known else f"no device {command.device!r} in this fleet",
+        detail="" if known else brief(f"no device {command.device!r} in this fleet"),
     )
     current = state.round
     if event.done and command.action is OperatorAction.SUSPEND and current and not current.closed:
@@ -291,6 +308,10 @@ def _initialised(state: Campaign, given: i.Initialised, now: float) -> list[e.An
 def _scored(state: Campaign, given: i.Scored, now: float) -> list[e.AnyEvent]:
     if state.phase is not Phase.SCORING or not state.round or given.round != state.round.number:
         return []
+    measured = (given.curve, given.contributions, given.value_before, given.value_after)
+    if not is_finite(measured):
+        broken = i.JobFailed("score", "the aggregate gives NaN or infinity")
+        return _job_failed(state, broken, now)
     return [
         e.RoundScored(
             round=given.round,
@@ -322,8 +343,10 @@ def _exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent
     digest_of = {r.manifest.width: r.manifest.digest for r, _ in given.releases}
     for device in sorted(state.devices.values(), key=lambda device: device.device):
         width, reason = granted_width(device, settings)
-        if width:
+        if width in digest_of:  # not where the device came while the files were made
             events.append(_deployment(device, digest_of[width], width, reason, settings, now))
+        elif width:
+            continue
         elif device.deployed and device.deployed.digest:
             events.append(_deployment(device, "", 0.0, reason, settings, now))
     if not any(isinstance(event, e.DeploymentIssued) for event in events):
@@ -386,6 +409,10 @@ def _blob_published(state: Campaign, given: i.BlobPublished, now: float) -> list
 def _job_failed(state: Campaign, given: i.JobFailed, now: float) -> list[e.AnyEvent]:
     events: list[e.AnyEvent] = [e.WorkFailed(job=given.job, detail=given.detail)]
     tries = state.work_failures + 1
+    limit = _settings(state).rounds.failures_limit
+    if state.phase is Phase.SCORING and state.round and tries >= limit:
+        reason = f"measuring round {state.round.number} failed {tries} times: {given.detail}"
+        events.append(e.TrainingStopped(round=state.weights_round, reason=reason))
     if state.phase is Phase.EXPORTING and tries >= _settings(state).releases.attempts:
         events.append(
             e.ReleaseWithheld(
@@ -508,7 +535,11 @@ def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
     current = state.round
     assert current is not None
     waiting = [name for name, task in current.tasks.items() if not task.answered]
-    if waiting and now < current.deadline:
+    deadline = current.deadline
+    if state.started_at > current.opened_at:
+        # What was said while the server was away is retained at the broker: it is read first.
+        deadline = max(deadline, state.started_at + _settings(state).presence.grace_s)
+    if waiting and now < deadline:
         return []
     events: list[e.AnyEvent] = []
     for name in waiting:
@@ -548,6 +579,10 @@ def _allocate(state: Campaign) -> list[e.AnyEvent]:
             )
         ]
     ladder = [p for p in state.scored.curve if p.width in settings.rewards.ladder]
+    if not any(point.offered for point in ladder):
+        # A width of the training grid beats them all; the ladder is still all that may be given.
+        best = max(ladder, key=lambda point: point.score)
+        ladder = [msgspec.structs.replace(best, offered=True)]
     allocation = allocate(scores, ladder, state.untrained, settings.rewards.cutoff)
     return [
         e.RewardsAllocated(

@@ -48,6 +48,7 @@ from coordinator.duties import (
     SharedRelease,
     SharedWeights,
     job,
+    needed_blobs,
     publications,
     shared,
 )
@@ -190,9 +191,14 @@ class Coordinator:
         self._spawn(self._link.stop())
 
     async def _tick_for_ever(self) -> None:
+        pruned_at = 0.0
         while True:
             await asyncio.sleep(TICK_S)
             self.tick()
+            now = self._desk.clock()
+            if now - pruned_at > DAY_S:
+                self._desk.journal.prune_telemetry(now - self.settings.telemetry_days * DAY_S)
+                pruned_at = now
 
     def tick(self) -> None:
         """Let time pass: leases and deadlines."""
@@ -338,6 +344,9 @@ class Coordinator:
             await asyncio.sleep(min(30.0, 2.0**self.state.work_failures))
         self._job = None
         self._apply(given)
+        if job(self.state) is None:
+            # Nothing reads or writes the folder now but this loop.
+            self._desk.blobs.collect(needed_blobs(self.state))
         self._do_what_is_due()
 
     async def _run_job(self, due: Job) -> i.Input:

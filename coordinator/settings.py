@@ -1,11 +1,15 @@
 """What an operator may set about a campaign: read from TOML, kept in the journal."""
 
+import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 
 from broker.messages import TrainingSettings
 from slimmable.width import WidthError, WidthGrid
+
+OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
 
 class SettingsError(ValueError):
@@ -129,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             the device's own claim; "samples" is FedAvg's rule.
         secure_aggregation: not offered together with contributions; see `check`.
         block_size: bytes per block, never above the broker's limit.
+        telemetry_days: how long telemetry is kept; events are kept for ever.
     """
 
     fleet: str
@@ -139,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weighting: Literal["uniform", "samples"] = "uniform"
     secure_aggregation: bool = False
     block_size: int = 262144
+    telemetry_days: float = 30.0
     training: Training = Training()
     rounds: Rounds = Rounds()
     width_policy: WidthPolicy = WidthPolicy()
@@ -158,6 +164,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "secure_aggregation hides the single updates that contributions and rewards need:"
                 " the two are exclusive; set secure_aggregation = false"
             )
+        for name, number in _numbers(msgspec.to_builtins(self)):
+            if not math.isfinite(number):
+                raise SettingsError(f"{name} = {number} must be a finite number")
         for name, widths in (("widths", self.widths), ("rewards.ladder", self.rewards.ladder)):
             try:
                 WidthGrid(widths)
@@ -173,16 +182,73 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "training.learning_rate": self.training.learning_rate,
             "presence.heartbeat_s": self.presence.heartbeat_s,
             "contributions.coalitions": self.contributions.coalitions,
+            "telemetry_days": self.telemetry_days,
+            "rounds.patience": self.rounds.patience,
+            "rounds.failures_limit": self.rounds.failures_limit,
+            "width_policy.time_share": self.width_policy.time_share,
+            "width_policy.memory_share": self.width_policy.memory_share,
+            "presence.late_after": self.presence.late_after,
+            "releases.valid_days": self.releases.valid_days,
+            "releases.attempts": self.releases.attempts,
         }
         for name, value in positive.items():
             if value <= 0:
                 raise SettingsError(f"{name} = {value} must be above 0")
+        self._check_bounds()
+        return self
+
+    def _check_bounds(self) -> None:
+        not_negative = {
+            "seed": self.seed,
+            "training.momentum": self.training.momentum,
+            "training.weight_decay": self.training.weight_decay,
+            "rounds.minimum": self.rounds.minimum,
+            "rounds.gather_s": self.rounds.gather_s,
+            "rounds.release_every": self.rounds.release_every,
+            "rounds.retry_s": self.rounds.retry_s,
+            "rewards.cutoff": self.rewards.cutoff,
+            "presence.grace_s": self.presence.grace_s,
+            "releases.delivery_s": self.releases.delivery_s,
+        }
+        for name, number in not_negative.items():
+            if number < 0:
+                raise SettingsError(f"{name} = {number} must not be below 0")
+        if self.training.momentum >= 1:
+            raise SettingsError(f"training.momentum = {self.training.momentum} must be below 1")
+        for name, share in (
+            ("time_share", self.width_policy.time_share),
+            ("memory_share", self.width_policy.memory_share),
+        ):
+            if share > 1:
+                raise SettingsError(f"width_policy.{name} = {share} must be at most 1")
+        if self.presence.offline_after < self.presence.late_after:
+            raise SettingsError(
+                f"presence.offline_after = {self.presence.offline_after} must not be below"
+                f" presence.late_after = {self.presence.late_after}"
+            )
         if not 1024 <= self.block_size <= 262144:
             raise SettingsError(f"block_size = {self.block_size} must be in 1024..262144")
         if self.rewards.inference_only_width not in (0.0, *self.rewards.ladder):
             raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")
-        return self
+        size = len(msgspec.msgpack.encode(self.options))
+        if size > OPTIONS_LIMIT:
+            raise SettingsError(
+                f"options are {size} bytes, at most {OPTIONS_LIMIT} travel in a task:"
+                " let the model's function know the rest"
+            )
 
     def training_settings(self) -> TrainingSettings:
         """Return the hyper-parameters as they travel in a task."""
         return TrainingSettings(widths=self.widths, **msgspec.structs.asdict(self.training))
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number in plain data with its dotted name."""
+    if isinstance(value, int | float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers(part, name)

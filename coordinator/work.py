@@ -15,7 +15,7 @@ import numpy as np
 from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob, UpdateFile
 from coordinator.comparison import difference
-from coordinator.contribution import exact_shapley, permutation_shapley
+from coordinator.contribution import EXACT_LIMIT, exact_shapley, permutation_shapley
 from coordinator.curve import score_curve
 from coordinator.measuring import (
     Validation,
@@ -74,8 +74,11 @@ def initialise(bench: Bench) -> tuple[str, float]:
     model, validation = _load(bench), _validation(bench)
     state = initial_state(model, bench.seed)
     said = outputs_per_width(model, state, (1.0,), validation)[1.0]
+    score = model.task.score(said, validation.samples.y)
+    if not np.isfinite(score):
+        raise ValueError(f"the untrained model scores {score}: check the scale of its inputs")
     digest = BlobFolder(bench.blobs, owner=False).put(encode_state(state))
-    return digest, model.task.score(said, validation.samples.y)
+    return digest, score
 
 
 def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
@@ -87,11 +90,14 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     base = decode_state(blobs.get(job.base))
     steps = steps_of(base, model.spec, [_read_update(blobs, update) for update in job.updates])
     state = combine(base, model.spec, steps)
+    broken = [name for name in model.spec.parameters if not np.isfinite(state[name]).all()]
+    if broken:
+        raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
     said = outputs_per_width(model, state, sorted({*bench.grid, *bench.ladder}), validation)
     rng = np.random.default_rng((bench.seed, job.round))
     value = coalition_value(model, base, steps, bench.grid, validation)
     devices = [step.device for step in steps]
-    if job.method == "exact-shapley":
+    if job.method == "exact-shapley" and len(devices) <= EXACT_LIMIT:
         scores = exact_shapley(devices, value)
     else:
         scores = permutation_shapley(devices, value, job.coalitions, rng)

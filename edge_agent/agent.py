@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,7 +77,9 @@ class InstallerHandle(Protocol):
     def installed(self) -> s.Installed:
         """Return what runs, for a new session."""
 
-    async def install(self, action: s.Install, data: bytes) -> m.Report:
+    async def install(
+        self, action: s.Install, data: bytes, tell: Callable[[m.Message], Awaitable[None]]
+    ) -> m.Report:
         """Check, probe, place and run a model; the report says how it went."""
 
     async def remove(self, action: s.RemoveModel) -> m.Report:
@@ -239,9 +241,15 @@ class Agent:
             await self._say(running)
 
     async def _heartbeats(self) -> None:
+        silent_s = 0.0
         while True:
-            await asyncio.sleep(self._session.heartbeat_s)
-            await self._say(m.Alive(busy=self._session.busy))
+            # In short steps: the server's wish may arrive while the default is being waited out.
+            step_s = min(TICK_S, self._session.heartbeat_s)
+            await asyncio.sleep(step_s)
+            silent_s += step_s
+            if silent_s >= self._session.heartbeat_s:
+                silent_s = 0.0
+                await self._say(m.Alive(busy=self._session.busy))
 
     async def _ticks(self) -> None:
         while True:
@@ -432,5 +440,5 @@ class Agent:
                 detail=str(error),
             )
         else:
-            report = await self._gear.installer.install(action, data)
+            report = await self._gear.installer.install(action, data, self._say)
         self._handle(s.InstallDone(report))

@@ -6,7 +6,7 @@ when the new one fails in this process. What is reported is what really runs.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from slimmable.readers import read_samples
 from slimmable.samples import SamplesError
 
 log = logging.getLogger(__name__)
+
+Tell = Callable[[m.Report], Awaitable[None]]
 
 REPORT_FILE = "report.msgpack"
 LATENCY_CALLS = 50
@@ -117,13 +119,19 @@ class ModelInstaller:
         """Return what inference looked like since the last call; ``outbox`` updates wait."""
         return self._window.drain(outbox=outbox)
 
-    async def install(self, action: Install, data: bytes) -> m.Report:
-        """Check, probe, place and run a model; the report says how it went."""
+    async def install(self, action: Install, data: bytes, tell: Tell) -> m.Report:
+        """Check, probe, place and run a model; the report says how it went.
+
+        Args:
+            action: the verified deployment.
+            data: the ONNX file.
+            tell: is told when the model is placed, before it is switched to.
+        """
         counter, manifest = action.deployment.counter, action.release.manifest
         try:
             self._verifier.file(action.release, data)
             placed = await asyncio.to_thread(self._slots.install, manifest, data, counter)
-            report = await self._put_into_service(placed, counter)
+            report = await self._put_into_service(placed, counter, tell)
         except DigestError as error:
             return self._failed(counter, m.InstallState.REFUSED, error.code, str(error))
         except BrokerError as error:
@@ -134,13 +142,21 @@ class ModelInstaller:
         self._keep(report)
         return report
 
-    async def _put_into_service(self, placed: InstalledModel, counter: int) -> m.Report:
+    async def _put_into_service(
+        self, placed: InstalledModel, counter: int, tell: Tell
+    ) -> m.Report:
         probed = await probe(placed.path, placed.manifest_path)
         if probed.code in PASSING:
             return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, probed.detail)
         if not probed.ok:
             self._slots.give_up(placed.digest, counter, probed.detail)
             return self._failed(counter, m.InstallState.FAILED, probed.code, probed.detail)
+        before = self._state_report(counter)
+        await tell(
+            msgspec.structs.replace(
+                before, state=m.InstallState.INSTALLED, installed=placed.digest, detail=""
+            )
+        )
         self._slots.activate(placed.digest, counter)
         try:
             await asyncio.to_thread(self._reload)
@@ -202,6 +218,7 @@ class ModelInstaller:
             counter=counter,
             state=m.InstallState.CONFIRMED if running and not failure else m.InstallState.FAILED,
             running=current.digest if current else "",
+            installed=current.digest if current else "",
             width=current.manifest.width if current else 0.0,
             detail=failure,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from broker import messages as m
-from broker.codec import decode_struct
+from broker.codec import BLOCK_LIMIT, decode_struct
 from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
 
@@ -18,6 +18,12 @@ RETRY_S = 60.0
 # `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
 PATIENCE = 2.0
 GRACE_S = 30.0
+DEFAULT_HEARTBEAT_S = 30.0
+SHORTEST_HEARTBEAT_S = 0.1
+DAY_S = 86400.0
+DEFAULT_BLOCK_SIZE = 65536
+SMALLEST_BLOCK = 1024
+SEND_AGAIN_S = 15.0  # without a receipt after a reconnect: the broker may have forgotten the blocks
 TRY_AGAIN = "try-again"
 
 # --- inputs -------------------------------------------------------------------------------------
@@ -279,6 +285,9 @@ class AgentSession:
         self._waiting: m.Task | None = None
         self._pending = dict(pending or {})
         self._sending: set[int] = set()
+        self._sent: set[int] = set()
+        self._unsure: set[int] = set()
+        self._send_again_at: float | None = None
         self._ended: dict[int, m.Progress] = {}
         self._installed = installed or Installed()
         self._installing: tuple[int, str] | None = None
@@ -297,22 +306,31 @@ class AgentSession:
     @property
     def heartbeat_s(self) -> float:
         """How often the server wants a sign of life."""
-        return self._server.heartbeat_s if self._server else 30.0
+        wanted = self._server.heartbeat_s if self._server else DEFAULT_HEARTBEAT_S
+        return wanted if SHORTEST_HEARTBEAT_S <= wanted <= DAY_S else DEFAULT_HEARTBEAT_S
 
     @property
     def block_size(self) -> int:
         """Bytes per uploaded block."""
-        return self._server.block_size if self._server else 65536
+        wanted = self._server.block_size if self._server else DEFAULT_BLOCK_SIZE
+        return wanted if SMALLEST_BLOCK <= wanted <= BLOCK_LIMIT else DEFAULT_BLOCK_SIZE
 
     def connected(self) -> list[Action]:
         """Return what to repeat after every connect.
 
-        That is the profile and the updates that have no receipt: a broker that was killed may have
-        forgotten what it retained.
+        That is the profile and the updates that have no receipt. The blocks of an update do not
+        travel again at once: what is under way goes on in the link, and the broker retains the
+        others. A broker that was killed may have forgotten them; then no receipt comes, and a
+        later `Tick` sends all of them.
         """
-        self._sending.clear()
         repeated: list[Action] = [Say(self._profile)] if self._profile else []
-        return [*repeated, *(self._send(update) for update in self._pending.values())]
+        self._unsure, self._send_again_at = set(self._pending), None
+        for round_, update in self._pending.items():
+            if round_ in self._sent:
+                repeated.append(Say(update))
+            elif round_ not in self._sending:
+                repeated.append(self._send(update))
+        return repeated
 
     def handle(self, given: SessionInput, now: float) -> list[Action]:
         """Return what to do about an input at device time ``now`` (seconds, UTC)."""
@@ -333,6 +351,7 @@ class AgentSession:
                 self._sending.discard(round_)
                 if round_ not in self._pending:
                     return []
+                self._sent.add(round_)
                 return [Say(m.Progress(round=round_, stage=m.Stage.UPLOADED))]
             case InstallDone(report):
                 return self._install_done(report)
@@ -403,7 +422,10 @@ class AgentSession:
         if task.round in self._ended:
             return [Say(self._ended[task.round])]
         if task.round in self._pending:
-            return [] if task.round in self._sending else [self._send(self._pending[task.round])]
+            if task.round in self._sending:
+                return []
+            update = self._pending[task.round]
+            return [Say(update) if task.round in self._sent else self._send(update)]
         if not self._can_train:
             return [Say(self._decline(task.round, self._reason))]
         if self._profiling:
@@ -431,7 +453,8 @@ class AgentSession:
         if pending is None or pending.blob.blob != receipt.blob:
             return []
         del self._pending[receipt.round]
-        self._sending.discard(receipt.round)
+        for rounds in (self._sending, self._sent, self._unsure):
+            rounds.discard(receipt.round)
         return [SettleUpdate(receipt.round, receipt.blob)]
 
     # --- training -------------------------------------------------------------------------------
@@ -481,6 +504,18 @@ class AgentSession:
         self._sending.add(update.round)
         return SendUpdate(update)
 
+    def _sent_in_vain(self, now: float) -> list[Action]:
+        """Send again, once after a connect, what has had no receipt for a while."""
+        if not self._unsure:
+            return []
+        if self._send_again_at is None:
+            self._send_again_at = now + SEND_AGAIN_S
+        if now < self._send_again_at:
+            return []
+        forgotten, self._unsure = self._unsure & self._sent, set()
+        self._sent -= forgotten
+        return [self._send(self._pending[round_]) for round_ in sorted(forgotten)]
+
     def _broke(self, round_: int, reason: m.DropReason, detail: str) -> list[Action]:
         if self._work is None or self._work.task.round != round_:
             return []
@@ -491,7 +526,10 @@ class AgentSession:
 
     def _tick(self, now: float) -> list[Action]:
         if self._retry and not self._installing and now >= self._retry[0]:
-            return self._deployment(self._retry[1], now)
+            (_, order), self._retry = self._retry, None
+            return self._deployment(order, now)
+        if again := self._sent_in_vain(now):
+            return again
         work = self._work
         if work is None or now < work.deadline:
             return []
@@ -513,6 +551,11 @@ class AgentSession:
             return []
         if deployment.counter == installed.counter and installed.report:
             return [Say(installed.report)]
+        if order.blob is not None and order.blob.encrypted and not order.key:
+            # The server has had an answer and shares the blob no more. The device has lost it.
+            if self._retry:
+                return []
+            return [Say(m.Report(counter=deployment.counter, state=m.InstallState.DOWNLOADING))]
         self._installing = (deployment.counter, deployment.digest)
         self._retry = (now + RETRY_S, order)
         if verified.release is None:

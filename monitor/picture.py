@@ -108,10 +108,10 @@ def _draw_curve(axes: "Axes", report: RunReport) -> None:
         linewidth=0,
         label="95 % interval",
     )
-    offered = [point for point in points if point.offered]
+    line = [point for point in points if point.offered]
     axes.plot(
-        [point.width for point in offered],
-        [point.fitted for point in offered],
+        [point.width for point in line],
+        [point.fitted for point in line],
         color=CURVE,
         linewidth=1.2,
         zorder=2,

@@ -27,10 +27,16 @@ def load_identity(folder: Path, random_bytes: Callable[[int], bytes]) -> Identit
         random_bytes: returns that many unpredictable bytes, as `os.urandom` does.
 
     Raises:
-        ConfigError: a key file is there but unreadable; it is never overwritten.
+        ConfigError: a key file is there but unreadable, or was there and is gone; what devices
+            trust is never replaced.
     """
     make_folder(folder)
     signing, secret = folder / SIGNING_KEY_FILE, folder / FLEET_SECRET_FILE
+    if secret.exists() and not signing.exists():  # they are made in the other order
+        raise ConfigError(
+            f"{signing} is gone: restore it from a backup; with a new key no device would trust"
+            " this server"
+        )
     if not signing.exists():
         write_atomically(signing, private_key_text(generate_signing_key()).encode())
     if not secret.exists():

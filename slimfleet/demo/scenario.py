@@ -17,8 +17,11 @@ MODEL_OPTIONS: dict[str, Any] = {
     "sensors": len(watch.SENSORS),
     "length": watch.WINDOW,
     "classes": list(watch.EXERCISES),
+    "granules": [1, 2, 2],
 }
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
+# Fine where accuracy changes with width, coarse where it hardly does.
+LADDER = (1 / 16, 3 / 32, 1 / 8, 5 / 32, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 DEADLINE_S = 4.5
 MAX_DEVICES = len(watch.TRAIN_PEOPLE)
 
@@ -79,7 +82,7 @@ def make_scenario(folder: Path, *, devices: int, rounds: int, seed: int) -> Scen
             retry_s=2.0,
         ),
         width_policy=WidthPolicy(time_share=0.7),
-        rewards=Rewards(),
+        rewards=Rewards(ladder=LADDER),
         presence=PresenceSettings(heartbeat_s=2.0, grace_s=3.0),
     ).check()
     return Scenario(folder, fleet, tuple(members), settings, seed)

@@ -23,7 +23,7 @@ ROUNDS = 2
 
 def small_campaign(folder, kill=None, **settings):
     devices = {PRESS: DeviceSettings(), LATHE: DeviceSettings(trainer={"widest": 0.5})}
-    rounds = {"budget": ROUNDS, "minimum": ROUNDS, "min_devices": 2, "deadline_s": 6.0}
+    rounds = {"budget": ROUNDS, "minimum": ROUNDS, "quorum": 2, "deadline_s": 6.0}
     return SmallFleet(
         folder, devices, settings=toy_settings(rounds=rounds, **settings), kill=kill
     )
