@@ -20,6 +20,7 @@ class Lease:
         heard_at: server time of the last sign of life in this run of the server, or None.
         doubted_at: server time of a will of this session that nothing followed.
         doubt: what the will or goodbye said.
+        renewed: what the lease runs from.
         state: as last told.
     """
 
@@ -27,6 +28,7 @@ class Lease:
     heard_at: float | None = None
     doubted_at: float | None = None
     doubt: str = ""
+    renewed: str = "heard"
     state: LinkState = LinkState.NEVER_SEEN
 
 
@@ -51,7 +53,9 @@ class Leases:
         self._settings = settings
         self._leases = {
             device: replace(
-                lease, heard_at=now if lease.state in (LinkState.ONLINE, LinkState.LATE) else None
+                lease,
+                heard_at=now if lease.state in (LinkState.ONLINE, LinkState.LATE) else None,
+                renewed="the server started and gives one lease",
             )
             for device, lease in known.items()
         }
@@ -67,7 +71,7 @@ class Leases:
         if session < lease.session:
             return False
         self._leases[device] = replace(
-            lease, session=session, heard_at=now, doubted_at=None, doubt=""
+            lease, session=session, heard_at=now, doubted_at=None, doubt="", renewed="heard"
         )
         return True
 
@@ -79,10 +83,11 @@ class Leases:
     def doubted(self, device: str, session: int, cause: str, now: float) -> None:
         """Note a last will or a goodbye of ``session``."""
         lease = self._leases.get(device, Lease(session))
-        if session < lease.session or lease.doubted_at is not None:
+        goodbye = cause == "shutdown"
+        if session < lease.session or (lease.doubted_at is not None and not goodbye):
             return
         # A goodbye is the device's own word: no grace.
-        since = now - self._settings.grace_s if cause == "shutdown" else now
+        since = now - self._settings.grace_s if goodbye else now
         self._leases[device] = replace(lease, session=session, doubted_at=since, doubt=cause)
 
     def transitions(self, now: float) -> list[Transition]:
@@ -108,4 +113,4 @@ class Leases:
             return LinkState.OFFLINE, f"silent for {now - lease.heard_at:.0f} s"
         if silent >= settings.late_after:
             return LinkState.LATE, f"silent for {now - lease.heard_at:.0f} s"
-        return LinkState.ONLINE, "heard"
+        return LinkState.ONLINE, lease.renewed

@@ -234,7 +234,8 @@ def _refuse(
     if known is None or not BLOB.fullmatch(update.blob.blob):
         who = "unknown device" if known is None else "no blob"
         return [e.MessageRefused(sender=device, channel="update", reason=f"{who}: {detail}")]
-    if known.receipt and known.receipt.blob == update.blob.blob:
+    receipt = known.receipt
+    if receipt and (receipt.round, receipt.blob) == (update.round, update.blob.blob):
         return []
     if known.accepted.get(update.round) == update.blob.blob:
         return []  # a late repetition of what counts already

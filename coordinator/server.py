@@ -146,6 +146,8 @@ class Coordinator:
         await self._link.subscribe(server_filters(self.settings.fleet))
         self._spawn(self._publish_for_ever())
         self._spawn(self._tick_for_ever())
+        if not self._sharing:
+            self._spawn(self._clear_leftovers())
         try:
             async for event in self._link.events():
                 match event:
@@ -156,8 +158,8 @@ class Coordinator:
                         self._say_all_again()
                     case Disconnected(reason):
                         log.warning("broker connection: %s", reason)
-                if self._failure:
-                    raise self._failure
+            if self._failure:
+                raise self._failure
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -283,7 +285,8 @@ class Coordinator:
 
     def _announced(self, device: str, update: m.Update) -> None:
         known = self.state.devices.get(device)
-        if known and known.receipt and known.receipt.blob == update.blob.blob:
+        receipt = known.receipt if known else None
+        if receipt and (receipt.round, receipt.blob) == (update.round, update.blob.blob):
             return  # judged already; the retained receipt says so
         limit = 2 * self._payload_bytes.get(update.width, 0) + UPDATE_SLACK
         self._apply(i.UpdateAnnounced(device, update, limit))
@@ -408,7 +411,7 @@ class Coordinator:
 
     def _start_sharing(self) -> None:
         wanted = shared(self.state)
-        for blob in wanted - self._shares.keys() - self._sharing:
+        for blob in sorted(wanted - self._shares.keys() - self._sharing, key=str):
             self._sharing.add(blob)
             self._spawn(self._share(blob))
         for blob in self._shares.keys() - wanted:

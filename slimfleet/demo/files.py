@@ -8,6 +8,8 @@ import msgspec
 
 from slimfleet.demo.scenario import DemoDevice, Scenario
 
+PASSWORD_FILE = "broker-password"  # noqa: S105 - a file name
+
 
 def server_toml(scenario: Scenario, broker_url: str, password: str) -> Path:
     """Write ``server.toml`` and return its path."""
@@ -51,10 +53,16 @@ def agent_toml(
     return _write(folder / "agent.toml", document)
 
 
+def operator_password(scenario: Scenario, password: str) -> Path:
+    """Write the password that `slimfleet status` needs, and return its path."""
+    _broker(scenario.folder, "", password)
+    return scenario.folder / PASSWORD_FILE
+
+
 def _broker(folder: Path, url: str, password: str) -> dict[str, str]:
     if not password:
         return {"url": url}
-    path = folder / "broker-password"
+    path = folder / PASSWORD_FILE
     path.touch(mode=0o600)
     path.write_text(password + "\n")
     return {"url": url, "password_file": path.name}

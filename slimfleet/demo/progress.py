@@ -16,6 +16,8 @@ from journal import events as e
 from journal.chain import Record
 from slimfleet.demo.scenario import Scenario
 
+WIDE = 110  # characters from which the reasons fit beside the rest
+
 
 class Progress:
     """Shows a campaign while it runs."""
@@ -68,12 +70,15 @@ class Progress:
         number = state.round.number if state.round else 0
         title = f"{state.phase} - round {number} of {rounds} - {phase_detail(state)}"
         table = Table(title=title, title_justify="left")
-        for column in ("device", "emulated machine", "link", "width", "this round", "taken", "why"):
-            table.add_column(column)
+        wide = self._console.width >= WIDE
+        for column in ("device", "emulated", "link", "width", "this round", "taken"):
+            table.add_column(column, no_wrap=True)
+        if wide:
+            table.add_column("why", no_wrap=True, overflow="ellipsis")
         for member in self._plan.devices:
             device = state.devices.get(member.device)
             if device is None:
-                table.add_row(member.device, member.machine, "starting", "", "", "", "")
+                table.add_row(member.device, member.machine, "starting")
                 continue
             task = state.round.tasks.get(member.device) if state.round else None
             stage = ""
@@ -88,7 +93,7 @@ class Progress:
                 f"{device.width:g}" if device.width else "-",
                 stage,
                 f"{device.rounds_taken}",
-                participation(device)[1],
+                *([participation(device)[1]] if wide else []),
             )
         return table
 

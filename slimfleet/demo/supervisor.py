@@ -81,6 +81,12 @@ def run_demo(options: DemoOptions) -> tuple[RunReport, Path]:
         alone = stack.enter_context(_Alone(plan))
         url, passwords = _start_broker(stack, plan, options)
         group = stack.enter_context(ProcessGroup(make_folder(out / "logs")))
+        if passwords:
+            password_file = files.operator_password(plan, passwords[OPERATOR])
+            progress.say(
+                f"watch it from another terminal: slimfleet status --broker {url}"
+                f" --fleet {plan.fleet} --user {OPERATOR} --password-file {password_file}"
+            )
         server_config = files.server_toml(plan, url, passwords.get(SERVER, ""))
         group.start(SERVER, "server", "--config", str(server_config))
         _start_agents(group, plan, url, passwords, options.noise)

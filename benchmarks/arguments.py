@@ -1,0 +1,38 @@
+"""Types of command line arguments that several benchmarks take."""
+
+import argparse
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Return ``"0,1,2"`` as numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such list.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,1,2") from error
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return ``"0,0.001"`` as numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such list.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0.5,1") from error
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
