@@ -19,7 +19,6 @@ from coordinator.bench import Bench, ExportJob, RoundResult, ScoreJob, UpdateFil
 from coordinator.duties import Export, Initialise, Score, job
 from coordinator.fleet import Campaign, evolve
 from coordinator.rounds import decide
-from coordinator.settings import Settings
 from edge_agent.runtime import load_model as load_onnx
 from edge_agent.trainer_protocol import DataSource, TrainCommand
 from edge_agent.training_job import behave

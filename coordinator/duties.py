@@ -6,7 +6,7 @@ nothing has to be remembered about what was already said.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Share:
     """
 
     reference: m.BlobReference
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def job(state: Campaign) -> Job | None:
             return Score(state.round.number)
         case Phase.EXPORTING:
             assert state.settings is not None
+            if state.scored is None:
+                return Export(())  # nobody is given a model that was never trained
             granted = {granted_width(d, state.settings)[0] for d in state.devices.values()}
             return Export(tuple(sorted(granted - {0.0})))
     return None

@@ -225,6 +225,8 @@ def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
 
 
 def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
+    if event.width and state.round is None and not any(d.width for d in state.devices.values()):
+        state = replace(state, since=at)  # the others get their time from the first one on
     return _device(
         state,
         event.device,

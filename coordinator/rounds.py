@@ -370,6 +370,8 @@ def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent
             continue
         width, reason = granted_width(device, settings)
         narrower = [w for w in digest_of if w <= width]
+        if width and not narrower:
+            continue  # no file so narrow was made: until the next release it keeps what it has
         if width < device.deployed.width:
             chosen = max(narrower, default=0.0)
             events.append(
@@ -393,7 +395,8 @@ def _deployment(
 ) -> e.DeploymentIssued:
     return e.DeploymentIssued(
         device=device.device,
-        counter=device.counter + 1,
+        # A device that served another campaign counts on from there, and says so in its report.
+        counter=max(device.counter, device.report.counter if device.report else 0) + 1,
         digest=digest,
         width=width,
         reason=reason,
@@ -557,6 +560,16 @@ def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
         )
     arrived = tuple(sorted(name for name, task in current.tasks.items() if task.update))
     enough = len(arrived) >= current.opened.quorum
+    if not enough:
+        events += [
+            e.DeviceDropped(
+                round=current.number,
+                device=name,
+                reason=DropReason.ROUND_ABANDONED,
+                detail=f"{len(arrived)} updates, quorum is {current.opened.quorum}",
+            )
+            for name in arrived
+        ]
     reason = f"{len(arrived)} of {len(current.tasks)} updates in {now - current.opened_at:.1f} s"
     if not enough:
         reason += f", quorum is {current.opened.quorum}: not aggregated"

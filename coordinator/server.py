@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ from coordinator.fleet import Campaign, evolve
 from coordinator.jobs import JobError, JobRunner
 from coordinator.presence import Leases
 from coordinator.rounds import DAY_S, admit, decide
-from coordinator.settings import Settings
+from coordinator.settings import Settings, SettingsError, changed_settings
 from coordinator.share_list import ShareList
 from journal.blobs import BlobFolder
 from journal.store import Journal
@@ -68,6 +68,7 @@ from slimmable.state import StateError, decode_state, digest, encode_state
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+GOODBYE_S = 2.0
 UPDATE_SLACK = 65536  # bytes that an honest update may weigh more than predicted
 
 
@@ -80,8 +81,8 @@ class Identity:
         signing_key: Ed25519 private key, 32 bytes.
     """
 
-    fleet_secret: bytes
-    signing_key: bytes
+    fleet_secret: bytes = field(repr=False)
+    signing_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,11 @@ class Coordinator:
         desk: Desk,
         software: str = "",
     ) -> None:
-        """Replay the journal; nothing is sent before `run`."""
+        """Replay the journal; nothing is sent before `run`.
+
+        Raises:
+            SettingsError: the journal holds a campaign with other settings.
+        """
         self.settings = settings
         self._spec = spec
         self._bench = bench
@@ -120,6 +125,11 @@ class Coordinator:
         for record in desk.journal.records():
             self.state = evolve(self.state, record.event, record.at)
         self.replayed = desk.journal.head.count
+        if self.state.settings and (changes := changed_settings(self.state.settings, settings)):
+            raise SettingsError(
+                f"the campaign in {desk.folder} was started with other settings"
+                f" ({'; '.join(changes)}): restore them, or name another folder for a new campaign"
+            )
         self._leases = Leases(settings.presence, self.state.leases(), desk.clock())
         self._shares: dict[Shared, Share] = {}
         self._sharing: set[Shared] = set()
@@ -167,13 +177,12 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Say goodbye and end `run`."""
-        with contextlib.suppress(LinkError):
-            offline = m.ServerState(status=m.LinkStatus.OFFLINE, session=self.state.epoch)
-            await self._link.publish(
-                topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE)),
-                encode(offline),
-                retain=True,
-            )
+        offline = m.ServerState(status=m.LinkStatus.OFFLINE, session=self.state.epoch)
+        topic = topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE))
+        # Without a broker there is nobody to say it to.
+        with contextlib.suppress(LinkError, TimeoutError):
+            goodbye = self._link.publish(topic, encode(offline), retain=True)
+            await asyncio.wait_for(goodbye, GOODBYE_S)
         await self._link.stop()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -41,7 +41,8 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         deadline_s: from the opening of a round until updates are late.
         quorum: updates without which a round does not count.
         min_devices: devices to hear from (their profile is judged) before the first round.
-        gather_s: after this long the first round opens with whoever makes the quorum.
+        gather_s: so long after the first device that can train, the first round opens with whoever
+            makes the quorum.
         release_every: rounds between releases while training goes on; 0 = one release at the end.
         retry_s: pause after a round that missed its quorum; failures_limit: how many in a row.
     """
@@ -252,3 +253,18 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _numbers(part, name)
+
+
+def changed_settings(old: Settings, new: Settings) -> list[str]:
+    """Return one line per setting that differs, for example "rounds.budget: 12 -> 14"."""
+    return _changes(msgspec.to_builtins(old), msgspec.to_builtins(new), "")
+
+
+def _changes(old: Any, new: Any, where: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in sorted({*old, *new}):
+            inner = f"{where}.{name}" if where else str(name)
+            found += _changes(old.get(name), new.get(name), inner)
+        return found
+    return [] if old == new else [f"{where}: {old} -> {new}"]

@@ -24,7 +24,7 @@ class ShareList:
             self._entries = {str(b): int(n) for b, n in json.loads(path.read_bytes()).items()}
         except FileNotFoundError:
             pass
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             log.warning("%s is unreadable (%s): old blocks may stay on the broker", path, error)
 
     def entries(self) -> dict[str, int]:

@@ -34,9 +34,11 @@ from broker.topics import (
     topic_for,
 )
 from broker.transfer import BlobFetcher, BlobPublisher, shared_topics, upload_topics
-from edge_agent import session as s
+from edge_agent import actions as a
+from edge_agent import inputs as i
 from edge_agent.outbox import Outbox
 from edge_agent.profile_message import to_message
+from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
@@ -74,15 +76,15 @@ class TrainerHandle(Protocol):
 class InstallerHandle(Protocol):
     """What the agent needs of `edge_agent.installation.ModelInstaller`."""
 
-    def installed(self) -> s.Installed:
+    def installed(self) -> Installed:
         """Return what runs, for a new session."""
 
     async def install(
-        self, action: s.Install, data: bytes, tell: Callable[[m.Message], Awaitable[None]]
+        self, action: a.Install, data: bytes, tell: Callable[[m.Message], Awaitable[None]]
     ) -> m.Report:
         """Check, probe, place and run a model; the report says how it went."""
 
-    async def remove(self, action: s.RemoveModel) -> m.Report:
+    async def remove(self, action: a.RemoveModel) -> m.Report:
         """Run no model any more."""
 
     def telemetry(self, outbox: int) -> list[m.Telemetry]:
@@ -123,7 +125,7 @@ class Equipment:
     """
 
     link: Link
-    session: s.AgentSession
+    session: AgentSession
     outbox: Outbox
     installer: InstallerHandle
     facts: MachineFacts
@@ -206,9 +208,9 @@ class Agent:
         if not self._latest.admit(message.topic, decoded):
             return
         if isinstance(topic, DownTopic | ServerTopic):
-            self._handle(s.ServerSaid(decoded))  # type: ignore[arg-type]
+            self._handle(i.ServerSaid(decoded))  # type: ignore[arg-type]
 
-    def _handle(self, given: s.SessionInput) -> None:
+    def _handle(self, given: i.SessionInput) -> None:
         self._do(self._session.handle(given, self._gear.clock()))
 
     # --- out -------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ class Agent:
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._handle(s.Tick())
+            self._handle(i.Tick())
 
     async def _telemetry(self) -> None:
         while True:
@@ -265,17 +267,17 @@ class Agent:
 
     # --- actions ---------------------------------------------------------------------------------
 
-    def _do(self, actions: list[s.Action]) -> None:
+    def _do(self, actions: list[a.Action]) -> None:
         for action in actions:
             match action:
-                case s.CancelTask(round_):
+                case a.CancelTask(round_):
                     if task := self._rounds.pop(round_, None):
                         task.cancel()
-                case s.NoteStanding(standing):
+                case a.NoteStanding(standing):
                     log.info("standing: %s (%s)", standing.participation, standing.reason)
-                case s.FetchWeights(task):
+                case a.FetchWeights(task):
                     self._rounds[task.round] = self._spawn(self._fetch_weights(action))
-                case s.Train(task):
+                case a.Train(task):
                     self._rounds[task.round] = self._spawn(self._train(action))
                 case _:
                     self._spawn(self._carry_out(action))
@@ -297,22 +299,28 @@ class Agent:
         self._failure = error
         self._spawn(self._link.stop())
 
-    async def _carry_out(self, action: s.Action) -> None:
+    async def _carry_out(self, action: a.Action) -> None:
         match action:
-            case s.Say(message):
+            case a.Say(message):
                 await self._say(message)
-            case s.MakeProfile(server):
-                self._handle(s.ProfileMade(await self._make_profile(server)))
-            case s.KeepUpdate():
-                self._handle(s.UpdateKept(await self._keep(action)))
-            case s.SendUpdate(update):
+            case a.MakeProfile(server):
+                self._handle(i.ProfileMade(await self._make_profile(server)))
+            case a.KeepUpdate(task):
+                try:
+                    kept = await self._keep(action)
+                except OSError as error:  # a full disk among them
+                    why = f"the update cannot be kept: {error}"
+                    self._handle(i.TaskBroke(task.round, m.DropReason.TRAINING_FAILED, why))
+                else:
+                    self._handle(i.UpdateKept(kept))
+            case a.SendUpdate(update):
                 await self._send_update(update)
-            case s.SettleUpdate(round_, blob):
+            case a.SettleUpdate(round_, blob):
                 await self._settle(round_, blob)
-            case s.Install():
+            case a.Install():
                 await self._install(action)
-            case s.RemoveModel():
-                self._handle(s.InstallDone(await self._gear.installer.remove(action)))
+            case a.RemoveModel():
+                self._handle(i.InstallDone(await self._gear.installer.remove(action)))
 
     async def _make_profile(self, server: m.ServerState) -> m.Profile:
         facts, trainer = self._gear.facts, self._gear.trainer
@@ -336,14 +344,14 @@ class Agent:
             )
         )
 
-    async def _fetch_weights(self, action: s.FetchWeights) -> None:
+    async def _fetch_weights(self, action: a.FetchWeights) -> None:
         task = action.task
         try:
             data, seconds = await self._download(task.weights, task.key, action.timeout_s)
         except BlobError as error:
-            self._handle(s.TaskBroke(task.round, m.DropReason.BAD_BYTES, str(error)))
+            self._handle(i.TaskBroke(task.round, m.DropReason.BAD_BYTES, str(error)))
             return
-        self._handle(s.WeightsArrived(task.round, data, task.weights.size, seconds))
+        self._handle(i.WeightsArrived(task.round, data, task.weights.size, seconds))
 
     async def _download(
         self, reference: m.BlobReference, key: bytes, timeout_s: float
@@ -363,7 +371,7 @@ class Agent:
             owed = size / self._id.link_bytes_per_s - (time.monotonic() - started)
             await asyncio.sleep(max(0.0, owed))
 
-    async def _train(self, action: s.Train) -> None:
+    async def _train(self, action: a.Train) -> None:
         task, trainer = action.task, self._gear.trainer
         assert trainer is not None
         request = TrainRequest(
@@ -380,15 +388,15 @@ class Agent:
         try:
             done = await trainer.train(request, action.timeout_s)
         except TrainingFailed as error:
-            self._handle(s.TaskBroke(task.round, error.reason, str(error)))
+            self._handle(i.TaskBroke(task.round, error.reason, str(error)))
             return
         self._handle(
-            s.TrainingDone(
+            i.TrainingDone(
                 task.round, done.state, done.samples, done.steps, done.loss, done.emulated_s
             )
         )
 
-    async def _keep(self, action: s.KeepUpdate) -> m.Update:
+    async def _keep(self, action: a.KeepUpdate) -> m.Update:
         task = action.task
         size = self._session.block_size
         update = m.Update(
@@ -409,12 +417,16 @@ class Agent:
 
     async def _send_update(self, update: m.Update) -> None:
         started = time.monotonic()
-        data = await asyncio.to_thread(self._gear.outbox.data, update.blob.blob)
+        try:
+            data = await asyncio.to_thread(self._gear.outbox.data, update.blob.blob)
+        except BlobError as error:  # settled meanwhile, or damaged on the disk
+            log.warning("not sent: %s", error)
+            return
         topics = upload_topics(self._id.fleet, self._id.device, update.blob.blob)
         await self._publisher.publish(self._link, topics, data, update.blob.block_size)
         await self._wait_out(len(data), started)
         await self._say(update)
-        self._handle(s.UpdateSent(update.round))
+        self._handle(i.UpdateSent(update.round))
 
     async def _settle(self, round_: int, blob: str) -> None:
         entry = next((u for u in self._gear.outbox.pending() if u.blob.blob == blob), None)
@@ -426,19 +438,19 @@ class Agent:
             await self._link.publish(topic_for(self._id.fleet, announcement), b"", retain=True)
         await asyncio.to_thread(self._gear.outbox.settle, round_, blob)
 
-    async def _install(self, action: s.Install) -> None:
+    async def _install(self, action: a.Install) -> None:
         counter = action.deployment.counter
         await self._say(m.Report(counter=counter, state=m.InstallState.DOWNLOADING))
         assert action.order.blob is not None
         try:
-            data, _ = await self._download(action.order.blob, action.order.key, s.RETRY_S)
+            data, _ = await self._download(action.order.blob, action.order.key, RETRY_S)
         except BlobError as error:
             report = m.Report(
                 counter=counter,
                 state=m.InstallState.FAILED,
-                code=s.TRY_AGAIN,
+                code=TRY_AGAIN,
                 detail=str(error),
             )
         else:
             report = await self._gear.installer.install(action, data, self._say)
-        self._handle(s.InstallDone(report))
+        self._handle(i.InstallDone(report))

@@ -25,7 +25,7 @@ from broker.errors import DecodeError
 from broker.messages import ModelManifest
 from edge_agent.model_folder import MANIFEST_FILE, InstalledModel, NotInstalledError
 from edge_agent.runtime import LoadedModel, ModelFileError, NoModelError, load_model
-from edge_agent.slots import STATE_FILE, read_current
+from edge_agent.slots import SLOTS_FOLDER, STATE_FILE, read_current
 from edge_agent.telemetry import TelemetryWindow, percentiles
 from journal.disk import read_checked
 from journal.errors import DamagedFileError
@@ -67,7 +67,7 @@ class Predictor:
         """Load the current model, if there is one yet.
 
         Args:
-            source: the agent's folder, or one ONNX file with its `manifest.msgpack` beside it.
+            source: the agent's folder, its slots, or one ONNX file with its `manifest.msgpack` beside it.
             threads: of ONNX Runtime.
             window: counts what `predict` answers.
             clock: for latencies.
@@ -75,7 +75,9 @@ class Predictor:
         Raises:
             InferenceError: there is a model, and it cannot be run.
         """
-        self._source = Path(source)
+        folder = Path(source)
+        inside = folder / SLOTS_FOLDER
+        self._source = inside if inside.is_dir() else folder
         self._is_file = self._source.suffix == ".onnx"
         self._threads = threads
         self._window = window

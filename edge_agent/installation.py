@@ -17,11 +17,12 @@ from broker import messages as m
 from broker.codec import decode_struct
 from broker.envelope import Verifier
 from broker.errors import BrokerError, DecodeError, DigestError
+from edge_agent.actions import Install, RemoveModel
 from edge_agent.inference import Predictor
 from edge_agent.model_folder import InstalledModel
 from edge_agent.probe import probe
 from edge_agent.runtime import InferenceError
-from edge_agent.session import TRY_AGAIN, Install, Installed, RemoveModel
+from edge_agent.session import TRY_AGAIN, Installed
 from edge_agent.slots import ModelSlots
 from edge_agent.telemetry import TelemetryWindow
 from journal.disk import write_atomically
@@ -142,9 +143,7 @@ class ModelInstaller:
         self._keep(report)
         return report
 
-    async def _put_into_service(
-        self, placed: InstalledModel, counter: int, tell: Tell
-    ) -> m.Report:
+    async def _put_into_service(self, placed: InstalledModel, counter: int, tell: Tell) -> m.Report:
         probed = await probe(placed.path, placed.manifest_path)
         if probed.code in PASSING:
             return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, probed.detail)
@@ -170,7 +169,10 @@ class ModelInstaller:
     async def remove(self, action: RemoveModel) -> m.Report:
         """Run no model any more."""
         counter = action.deployment.counter
-        self._slots.remove(counter)
+        try:
+            await asyncio.to_thread(self._slots.remove, counter)
+        except OSError as error:  # a full disk among them: the model goes on until it is noted
+            return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, str(error))
         self._predictor = None
         report = m.Report(counter=counter, state=m.InstallState.CONFIRMED, detail="model removed")
         self._keep(report)

@@ -13,6 +13,32 @@ from broker import messages as m
 from broker.codec import BLOCK_LIMIT, decode_struct
 from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
+from edge_agent.actions import (
+    Action,
+    CancelTask,
+    FetchWeights,
+    Install,
+    KeepUpdate,
+    MakeProfile,
+    NoteStanding,
+    RemoveModel,
+    Say,
+    SendUpdate,
+    SettleUpdate,
+    Train,
+)
+from edge_agent.inputs import (
+    InstallDone,
+    ProfileMade,
+    ServerSaid,
+    SessionInput,
+    TaskBroke,
+    Tick,
+    TrainingDone,
+    UpdateKept,
+    UpdateSent,
+    WeightsArrived,
+)
 
 RETRY_S = 60.0
 # `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
@@ -25,201 +51,6 @@ DEFAULT_BLOCK_SIZE = 65536
 SMALLEST_BLOCK = 1024
 SEND_AGAIN_S = 15.0  # without a receipt after a reconnect: the broker may have forgotten the blocks
 TRY_AGAIN = "try-again"
-
-# --- inputs -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ServerSaid:
-    """A message on one of the device's down channels or on ``srv/state``; None = cleared."""
-
-    message: m.ServerState | m.Task | m.Receipt | m.Standing | m.DeploymentOrder | None
-
-
-@dataclass(frozen=True)
-class ProfileMade:
-    """The profiler finished."""
-
-    profile: m.Profile
-
-
-@dataclass(frozen=True)
-class WeightsArrived:
-    """The weights of a task are here, decrypted and checked."""
-
-    round: int
-    data: bytes
-    downloaded_bytes: int
-    download_s: float
-
-
-@dataclass(frozen=True)
-class TaskBroke:
-    """A task cannot be done: weights that cannot be had, training that failed."""
-
-    round: int
-    reason: m.DropReason
-    detail: str
-
-
-@dataclass(frozen=True)
-class TrainingDone:
-    """The trainer returned."""
-
-    round: int
-    state: bytes
-    samples: int
-    steps: int
-    loss: float
-    train_s: float
-
-
-@dataclass(frozen=True)
-class UpdateKept:
-    """The update is safe in the outbox; ``update`` names its blob."""
-
-    update: m.Update
-
-
-@dataclass(frozen=True)
-class UpdateSent:
-    """All blocks and the announcement of an update were acknowledged by the broker."""
-
-    round: int
-
-
-@dataclass(frozen=True)
-class InstallDone:
-    """The model of a deployment runs, or does not; the report says which."""
-
-    report: m.Report
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time passed."""
-
-
-SessionInput = (
-    ServerSaid
-    | ProfileMade
-    | WeightsArrived
-    | TaskBroke
-    | TrainingDone
-    | UpdateKept
-    | UpdateSent
-    | InstallDone
-    | Tick
-)
-
-# --- actions ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Say:
-    """Publish on an up channel."""
-
-    message: m.Message
-
-
-@dataclass(frozen=True)
-class MakeProfile:
-    """Measure the device with the server's model."""
-
-    server: m.ServerState
-
-
-@dataclass(frozen=True)
-class FetchWeights:
-    """Fetch, check and decrypt the weights of a task."""
-
-    task: m.Task
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train the task's width, starting from these weights."""
-
-    task: m.Task
-    weights: bytes
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class CancelTask:
-    """Stop working on a round."""
-
-    round: int
-
-
-@dataclass(frozen=True)
-class KeepUpdate:
-    """Put an update into the outbox: from then on a crash cannot lose it."""
-
-    task: m.Task
-    state: bytes
-    samples: int
-    steps: int
-    loss: float
-    download_s: float
-    train_s: float
-
-
-@dataclass(frozen=True)
-class SendUpdate:
-    """Publish the blocks of an update, then announce it."""
-
-    update: m.Update
-
-
-@dataclass(frozen=True)
-class SettleUpdate:
-    """The server has judged: clear the blocks and the announcement, forget the outbox entry."""
-
-    round: int
-    blob: str
-
-
-@dataclass(frozen=True)
-class Install:
-    """Fetch, check, probe, place and run a verified release."""
-
-    deployment: m.Deployment
-    release: m.Release
-    order: m.DeploymentOrder
-
-
-@dataclass(frozen=True)
-class RemoveModel:
-    """Run no model any more."""
-
-    deployment: m.Deployment
-
-
-@dataclass(frozen=True)
-class NoteStanding:
-    """The server told the device where it stands."""
-
-    standing: m.Standing
-
-
-Action = (
-    Say
-    | MakeProfile
-    | FetchWeights
-    | Train
-    | CancelTask
-    | KeepUpdate
-    | SendUpdate
-    | SettleUpdate
-    | Install
-    | RemoveModel
-    | NoteStanding
-)
-
-
-# --- state machine ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ def read_current(folder: Path) -> InstalledModel | None:
     return _current_of(folder, _read_slot_state(folder))
 
 
+SLOTS_FOLDER = "slots"
+"""Where an agent keeps its slots, inside its folder."""
+
+
 class ModelSlots:
     """The one writer of a device's models. Methods may be called from any thread."""
 

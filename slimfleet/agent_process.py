@@ -14,7 +14,7 @@ from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
 from edge_agent.session import AgentSession
-from edge_agent.slots import ModelSlots
+from edge_agent.slots import SLOTS_FOLDER, ModelSlots
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
 from journal.disk import make_folder, write_atomically
@@ -44,7 +44,7 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
     trainer, obstacle = _trainer(config, base, machine, budget)
     outbox = Outbox(folder / "outbox")
     installer = ModelInstaller(
-        ModelSlots(folder / "slots"),
+        ModelSlots(folder / SLOTS_FOLDER),
         _verifier(config),
         {name: base / path for name, path in config.infer.evaluations.items()},
         config.infer.reader,

@@ -5,6 +5,7 @@ files that hold them.
 """
 
 import difflib
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -62,6 +63,8 @@ class BrokerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ConfigError(
                     f"broker.password_file: cannot read {path}: {error}; write the password into it"
                 ) from error
+            if not password:
+                raise ConfigError(f"broker.password_file: the first line of {path} is empty")
         return Credentials(
             username=self.username or default_user,
             password=password,
@@ -193,11 +196,12 @@ def _check(path: Path, config: msgspec.Struct) -> None:
         if isinstance(config, ServerConfig):
             config.campaign.check()
             check_name(config.campaign.fleet, "campaign.fleet")
-            config.broker.address()
+            _check_broker(config.broker)
         if isinstance(config, AgentConfig):
             check_name(config.device, "device")
             check_name(config.fleet, "fleet")
-            config.broker.address()
+            _check_broker(config.broker)
+            _check_numbers(config)
             if not config.trusted_keys:
                 raise SettingsError(
                     "trusted_keys is empty: copy the line that `slimfleet server --public-key`"
@@ -205,6 +209,26 @@ def _check(path: Path, config: msgspec.Struct) -> None:
                 )
     except (SettingsError, BrokerConfigError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_broker(section: BrokerSection) -> None:
+    if section.key_file and not section.cert_file:
+        raise SettingsError("broker.key_file without broker.cert_file: name both")
+    if not section.address().tls:
+        for name in ("ca_file", "cert_file"):
+            if getattr(section, name):  # nobody shall believe that this line is encrypted
+                raise SettingsError(f"broker.{name} is for TLS: write mqtts:// in broker.url")
+
+
+def _check_numbers(config: AgentConfig) -> None:
+    if config.infer.threads < 1:
+        raise SettingsError(f"infer.threads = {config.infer.threads} must be at least 1")
+    if not 0 < config.infer.telemetry_s < math.inf:
+        raise SettingsError(f"infer.telemetry_s = {config.infer.telemetry_s} must be above 0")
+    if config.train and config.train.memory_mb < 0:
+        raise SettingsError(f"train.memory_mb = {config.train.memory_mb} must not be below 0")
+    if not 0 <= config.demo.noise < math.inf:
+        raise SettingsError(f"demo.noise = {config.demo.noise} must not be below 0")
 
 
 def _refuse_unknown(path: Path, table: Any, struct: Any, where: str) -> None:

@@ -13,8 +13,10 @@ from broker.envelope import (
 )
 from coordinator.server import Identity
 from journal.disk import make_folder, write_atomically
+from journal.platform import FileLock, HeldError
 from slimfleet.config import ConfigError
 
+LOCK_FILE = "keys.lock"
 SIGNING_KEY_FILE = "signing-key"
 FLEET_SECRET_FILE = "fleet-secret"  # noqa: S105 - a file name
 
@@ -31,6 +33,17 @@ def load_identity(folder: Path, random_bytes: Callable[[int], bytes]) -> Identit
             trust is never replaced.
     """
     make_folder(folder)
+    try:
+        lock = FileLock(folder / LOCK_FILE)  # two first starts must not make two keys
+    except HeldError as error:
+        raise ConfigError(f"{error}: the server's keys are being made; try again") from error
+    try:
+        return _load_or_make(folder, random_bytes)
+    finally:
+        lock.release()
+
+
+def _load_or_make(folder: Path, random_bytes: Callable[[int], bytes]) -> Identity:
     signing, secret = folder / SIGNING_KEY_FILE, folder / FLEET_SECRET_FILE
     if secret.exists() and not signing.exists():  # they are made in the other order
         raise ConfigError(
@@ -44,13 +57,13 @@ def load_identity(folder: Path, random_bytes: Callable[[int], bytes]) -> Identit
     try:
         key = parse_private_key(signing.read_text())
         fleet_secret = bytes.fromhex(secret.read_text().strip())
+        if len(fleet_secret) != SECRET_SIZE:
+            raise ValueError(f"{secret} holds {len(fleet_secret)} bytes, not {SECRET_SIZE}")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder}: the server's keys are unreadable ({error}); restore them from a backup:"
             " with new keys no device would trust this server"
         ) from error
-    if len(fleet_secret) != SECRET_SIZE:
-        raise ConfigError(f"{secret}: {len(fleet_secret)} bytes, expected {SECRET_SIZE}")
     return Identity(fleet_secret=fleet_secret, signing_key=key)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from broker.messages import InstallState
 from coordinator.duties import participation, phase_detail
 from coordinator.fleet import Campaign, confirmed
 from journal import events as e
@@ -127,7 +128,10 @@ def in_words(event: e.AnyEvent) -> str:
             return f"release withheld: {event.reason}"
         case e.InstallReported():
             report = event.report
-            return f"{event.device}: {event.state} width {report.width:g} {report.running[:12]}"
+            if event.state is InstallState.INSTALLED:
+                return ""  # its confirmation follows
+            runs = f"runs width {report.width:g} ({report.running[:12]})"
+            return f"{event.device}: {event.state}, {runs if report.running else report.detail}"
         case e.WorkFailed():
             return f"job {event.job} failed: {event.detail}"
     return ""

@@ -23,10 +23,11 @@ from broker.messages import LinkStatus, Progress, ServerState
 from broker.topics import ServerTells, ServerTopic, topic_for
 from coordinator.bench import Bench
 from coordinator.server import Coordinator, Desk, Identity
+from edge_agent.actions import Say
 from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
-from edge_agent.session import AgentSession, Say
+from edge_agent.session import AgentSession
 from edge_agent.slots import ModelSlots
 from journal.blobs import BlobFolder
 from journal.disk import make_folder

@@ -8,6 +8,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from functools import lru_cache
 from unittest import mock
 
@@ -16,7 +17,6 @@ import numpy as np
 
 import edge_agent.installation
 import journal.crashpoints
-from broker import messages as m
 from broker.codec import decode_on, encode
 from broker.memory import MemoryBroker, MemoryLink
 from broker.permissions import device_permissions, operator_permissions, server_permissions
@@ -26,6 +26,8 @@ from broker.topics import (
     ServerSays,
     ServerTells,
     ServerTopic,
+    SharedBlock,
+    UploadBlock,
     UpTopic,
     parse_topic,
     topic_for,
@@ -80,15 +82,26 @@ def toy_settings(**changes):
 
 
 class RecordingBroker(MemoryBroker):
-    """Remembers who published how much where."""
+    """Remembers who published what where, and shows each publish to ``spy``."""
 
     def __init__(self):
         super().__init__(permissions_of)
         self.log = []
+        self.spy = lambda user, topic, payload: None
 
     def route(self, user, topic, payload, *, retain):
         self.log.append((user, topic, payload))
         super().route(user, topic, payload, retain=retain)
+        self.spy(user, topic, payload)
+
+    def blocks(self, user, *, shared=False):
+        """Return block topic -> how often this user published it (clearing not counted)."""
+        kind = SharedBlock if shared else UploadBlock
+        return Counter(
+            topic
+            for who, topic, payload in self.log
+            if who == user and payload and isinstance(parse_topic(FLEET, topic), kind)
+        )
 
 
 @lru_cache
@@ -253,6 +266,12 @@ class SmallFleet:
 
     # --- others ----------------------------------------------------------------------------------
 
+    def inject(self, user, topic, message, *, retain=True):
+        """Let the broker take a publish of a user, or whatever got hold of its name."""
+        where = topic if isinstance(topic, str) else topic_for(FLEET, topic)
+        data = message if isinstance(message, bytes) else encode(message)
+        self.broker.route(user, where, data, retain=retain)
+
     async def client(self, user):
         """Return a connected client without any program behind it."""
         client = Client(self.broker, user)
@@ -303,7 +322,5 @@ __all__ = [
     "DeviceSettings",
     "Kill",
     "SmallFleet",
-    "m",
-    "parse_topic",
     "toy_settings",
 ]

@@ -87,7 +87,8 @@ class ToyTrainer:
         self.trained.append(request.seed)
         state = decode_state(request.state)
         rng = np.random.default_rng((self._seed, request.seed))
-        for name, array in state.items():
+        for name in sorted(state):  # read from safetensors in any order
+            array = state[name]
             noise = rng.standard_normal(array.shape).astype(np.float32)
             if request.behaviour == FREE_RIDER:
                 state[name] = array + np.float32(request.noise) * noise

@@ -39,7 +39,6 @@ STEPS = (
 
 
 def small_campaign(folder, kill=None, press=None, **rounds):
-    folder.mkdir(exist_ok=True)
     devices = {
         PRESS: press or DeviceSettings(),
         LATHE: DeviceSettings(trainer={"widest": 0.5}),
@@ -79,6 +78,7 @@ def killed_campaign(folder, kill, before_start=None, *, tidy=True, **settings):
             check_history(fleet.server)
             return events, kill.fired
 
+    folder.mkdir(exist_ok=True)
     try:
         return run(campaign())
     except BaseException as error:
@@ -106,13 +106,26 @@ def epoch_start(records):
     return max(i for i, record in enumerate(records) if isinstance(record.event, e.ServerStarted))
 
 
+@pytest.fixture(scope="module")
+def weights_per_round(tmp_path_factory):
+    """What the rounds of a campaign give in which nothing happens."""
+    nobody = Kill("nobody", "nowhere")
+    events, _ = killed_campaign(tmp_path_factory.mktemp("undisturbed"), nobody)
+    return weights_of(events)
+
+
+def weights_of(events):
+    return [one.digest for one in events if isinstance(one, e.RoundScored)]
+
+
 @pytest.mark.parametrize("place", ["journal-before-commit", "journal-after-commit"])
-def test_the_server_may_be_killed_at_every_commit(place, tmp_path):
+def test_the_server_may_be_killed_at_every_commit(place, tmp_path, weights_per_round):
     last_committed = set()
     for nth in itertools.count(1):
         events, fired = killed_campaign(tmp_path / str(nth), Kill(SERVER, place, nth))
         if not fired:
             break
+        assert weights_of(events) == weights_per_round, f"killed at commit {nth}"
         starts = [i for i, event in enumerate(events) if isinstance(event, e.ServerStarted)]
         if len(starts) == 2:
             last_committed.add(type(events[starts[1] - 1]))

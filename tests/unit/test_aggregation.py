@@ -32,6 +32,7 @@ SPEC = WidthSpec(
     statistics=frozenset({"first.mean"}),
 )
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
+ANY_WIDTH = st.sampled_from(WIDTHS)
 
 
 def random_state(rng, width=1.0):
@@ -42,7 +43,7 @@ def random_state(rng, width=1.0):
 
 
 @st.composite
-def rounds(draw, widths=st.sampled_from(WIDTHS)):
+def rounds(draw, widths=ANY_WIDTH):
     """A base and the updates of one round."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     base = random_state(rng)

@@ -1,0 +1,89 @@
+"""What can happen to a device, as values for `edge_agent.session`."""
+
+from dataclasses import dataclass
+
+from broker import messages as m
+
+
+@dataclass(frozen=True)
+class ServerSaid:
+    """A message on one of the device's down channels or on ``srv/state``; None = cleared."""
+
+    message: m.ServerState | m.Task | m.Receipt | m.Standing | m.DeploymentOrder | None
+
+
+@dataclass(frozen=True)
+class ProfileMade:
+    """The profiler finished."""
+
+    profile: m.Profile
+
+
+@dataclass(frozen=True)
+class WeightsArrived:
+    """The weights of a task are here, decrypted and checked."""
+
+    round: int
+    data: bytes
+    downloaded_bytes: int
+    download_s: float
+
+
+@dataclass(frozen=True)
+class TaskBroke:
+    """A task cannot be done: weights that cannot be had, training that failed."""
+
+    round: int
+    reason: m.DropReason
+    detail: str
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """The trainer returned."""
+
+    round: int
+    state: bytes
+    samples: int
+    steps: int
+    loss: float
+    train_s: float
+
+
+@dataclass(frozen=True)
+class UpdateKept:
+    """The update is safe in the outbox; ``update`` names its blob."""
+
+    update: m.Update
+
+
+@dataclass(frozen=True)
+class UpdateSent:
+    """All blocks and the announcement of an update were acknowledged by the broker."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class InstallDone:
+    """The model of a deployment runs, or does not; the report says which."""
+
+    report: m.Report
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+
+SessionInput = (
+    ServerSaid
+    | ProfileMade
+    | WeightsArrived
+    | TaskBroke
+    | TrainingDone
+    | UpdateKept
+    | UpdateSent
+    | InstallDone
+    | Tick
+)
