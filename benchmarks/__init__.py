@@ -1,1 +1,1 @@
-"""Measurements of Slimfleet. Each prints figures beside a limit that it measured in the same run."""
+"""Measurements of Slimfleet, each beside a limit that was measured in the same run."""

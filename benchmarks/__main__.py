@@ -13,9 +13,9 @@ from benchmarks.results import as_json, as_text
 
 # Name -> (whether it is quick enough for `make bench`, how long it takes, what it measures).
 BENCHMARKS: dict[str, tuple[bool, str, str]] = {
-    "export_speed": (True, "30 s", "an ONNX file per width: warm template against torch.onnx.export"),
-    "transfer": (True, "15 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
-    "wire_bytes": (True, "30 s", "bytes of a round while more devices share a width"),
+    "export_speed": (True, "20 s", "an ONNX file per width, against torch.onnx.export"),
+    "transfer": (True, "10 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
+    "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),
     "prediction": (True, "1.5 min", "predicted against observed round time in the demo"),
     "demo_accuracy": (False, "4 min", "accuracy on the unseen person, free-rider, three seeds"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),

@@ -111,19 +111,23 @@ def measure(arguments: argparse.Namespace) -> Result:
                 if not alone and not arguments.no_alone:
                     alone = alone_scores(plan)
                 runs.append(_run(plan, seed, noise, alone, arguments.widths, Path(folder)))
-    settings = plan.settings
+    settings = _plan(Path(), 0, arguments).settings
     return Result(
         name="demo_accuracy",
         summary="the demo's learning, judged on a person nobody has trained on",
         tables=(_runs_table(runs), _shares_table(runs), _curve_table(runs)),
         ratios=_ratios(runs, settings.rewards.cutoff),
         notes=(
-            f"{settings.model}, training grid {settings.widths}, {settings.training.steps} steps a"
-            f" round, learning rate {settings.training.learning_rate:g}, at most"
-            f" {settings.rounds.budget} rounds; training widths"
-            f" {', '.join(f'{width:g}' for width in arguments.widths)}",
-            "an accuracy is the share of right windows; the unseen person has 519 of them, so one"
-            " percent is five windows",
+            (
+                f"{settings.model}, training grid {settings.widths}, {settings.training.steps}"
+                f" steps a round, learning rate {settings.training.learning_rate:g}, at most"
+                f" {settings.rounds.budget} rounds; training widths"
+                f" {', '.join(f'{width:g}' for width in arguments.widths)}"
+            ),
+            (
+                "an accuracy is the share of right windows; the unseen person has 519 of them, so"
+                " one percent is five windows"
+            ),
         ),
     )
 
@@ -279,7 +283,9 @@ def _points(run: SeedRun) -> list[tuple[float, float, float, bool]]:
     scored = run.learned.state.scored
     assert scored is not None
     unseen = run.learned.unseen
-    return [(p.width, p.score, unseen[p.width], p.offered) for p in scored.curve if p.width in unseen]
+    return [
+        (p.width, p.score, unseen[p.width], p.offered) for p in scored.curve if p.width in unseen
+    ]
 
 
 def _ratios(runs: Sequence[SeedRun], cutoff: float) -> tuple[Ratio, ...]:

@@ -72,10 +72,8 @@ def fresh_demo(devices: int, rounds: int, seed: int) -> DemoRun:
                     child.wait()
         seconds = time.monotonic() - started
         if child.returncode:
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise BenchmarkError(
-                f"the demo ended with status {child.returncode}: {said[-1] if said else 'no output'}"
-            )
+            said = log.read_text(errors="replace").strip().splitlines() or ["(no output)"]
+            raise BenchmarkError(f"the demo ended with status {child.returncode}: {said[-1]}")
         return DemoRun(seconds, peak, processes, tuple(records_of(out)))
 
 
@@ -95,23 +93,20 @@ def records_of(run: Path) -> Sequence[Record]:
 
 def phases(records: Sequence[Record]) -> dict[str, float]:
     """Return the seconds that each part of a campaign took, as far as it went."""
-    marks = {
-        "start": e.CampaignStarted,
-        "gather and profile": e.RoundOpened,
-        "train": e.TrainingStopped,
-        "export": e.ReleaseBuilt,
-        "deliver and confirm": e.CampaignFinished,
+    first: dict[type, float] = {}
+    for record in records:
+        first.setdefault(type(record.event), record.at)
+    parts = {
+        "gather and profile": (e.CampaignStarted, e.RoundOpened),
+        "train": (e.RoundOpened, e.TrainingStopped),
+        "export": (e.TrainingStopped, e.ReleaseBuilt),
+        "deliver and confirm": (e.ReleaseBuilt, e.CampaignFinished),
     }
-    found: dict[str, float] = {}
-    before: float | None = None
-    for name, kind in marks.items():
-        at = next((record.at for record in records if isinstance(record.event, kind)), None)
-        if at is None:
-            break
-        if before is not None:
-            found[name] = at - before
-        before = at
-    return found
+    return {
+        name: first[end] - first[start]
+        for name, (start, end) in parts.items()
+        if start in first and end in first
+    }
 
 
 def _watch(child: subprocess.Popen[bytes], deadline: float) -> tuple[int, int]:

@@ -23,9 +23,7 @@ def measure(arguments: argparse.Namespace) -> Result:
     Raises:
         BenchmarkError: a run failed.
     """
-    runs = [
-        fresh_demo(arguments.devices, arguments.rounds, seed) for seed in range(arguments.runs)
-    ]
+    runs = [fresh_demo(arguments.devices, arguments.rounds, seed) for seed in range(arguments.runs)]
     rows: list[tuple[Cell, ...]] = [
         (seed, run.seconds, run.peak_bytes / 2**20, run.processes) for seed, run in enumerate(runs)
     ]
@@ -53,8 +51,10 @@ def measure(arguments: argparse.Namespace) -> Result:
             )
         ),
         notes=(
-            "memory is the sum over all processes of what each holds; shared pages count once for"
-            " each, so the machine needs less",
+            (
+                "memory is the sum over all processes of what each holds; shared pages count once"
+                " for each, so the machine needs less"
+            ),
             "the promised limit holds for two cores with nothing else to do",
         ),
     )

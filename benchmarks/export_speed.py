@@ -103,8 +103,10 @@ def measure(arguments: argparse.Namespace) -> Result:
             ),
         ),
         notes=(
-            f"the templates of these widths took {tracing:.1f} s, once for all rounds, the first"
-            " load of the exporter included",
+            (
+                f"the templates of these widths took {tracing:.1f} s, once for all rounds, the"
+                " first load of the exporter included"
+            ),
             "torch.onnx.export is timed without a comparison with torch, ours with it",
             f"median of {arguments.repeats} repeats, torch.onnx.export once; one thread",
         ),

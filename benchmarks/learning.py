@@ -168,9 +168,7 @@ class CampaignRun:
             width=task.width,
             model=self._settings.model,
             spec_hash=self._model.spec.spec_hash,
-            blob=reference(
-                payload, self._settings.block_size, digest_of(payload), encrypted=False
-            ),
+            blob=reference(payload, self._settings.block_size, digest_of(payload), encrypted=False),
             samples=len(self._own[task.device]),
             steps=self._settings.training.steps,
             loss=loss,

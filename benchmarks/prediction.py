@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> Result:
         ),
         notes=(
             "the machines are emulated; their seconds are CPU seconds of this one times a factor",
-            "no constant prediction can do better than the limit: it is how much rounds differ",
+            "hardly a constant prediction can beat the limit: it is how much rounds differ",
             *_rider_notes(seen, riders),
         ),
     )
@@ -101,9 +101,11 @@ def _rider_notes(seen: Sequence[Observation], riders: set[str]) -> tuple[str, ..
     honest = [replace(o, predicted_s=o.predicted_s + fixed) for o in seen if o.device not in riders]
     error = float(np.median(np.abs([one.error for one in honest])))
     return (
-        f"left out of the ratios: {', '.join(sorted(riders))}, which rides free. Its round takes"
-        f" {fixed:.2f} s without training; were that added to every prediction, the median |error|"
-        f" would be {error * 100:.0f} %",
+        (
+            f"left out of the ratios: {', '.join(sorted(riders))}, which rides free. Its round"
+            f" takes {fixed:.2f} s without training; were that added to every prediction, the"
+            f" median |error| would be {error * 100:.0f} %"
+        ),
     )
 
 

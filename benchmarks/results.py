@@ -109,7 +109,9 @@ def as_json(result: Result, machine: Mapping[str, Any], command: str) -> str:
             for table in result.tables
         ],
         "ratios": [
-            asdict(ratio) | {"ratio": ratio.ratio, "met": ratio.met} for ratio in result.ratios
+            # JSON has no infinity.
+            asdict(one) | {"ratio": one.ratio if one.limit else None, "met": one.met}
+            for one in result.ratios
         ],
         "notes": list(result.notes),
     }
@@ -137,9 +139,9 @@ def cell_text(cell: Cell, digits: int) -> str:
 
 
 def _ratio_lines(ratios: Sequence[Ratio]) -> list[str]:
-    rows = [["measured", "", "limit", "", "ratio", "goal"]]
-    for one in ratios:
-        rows.append(
+    rows = [
+        ["measured", "", "limit", "", "ratio", "goal"],
+        *(
             [
                 one.name,
                 f"{cell_text(one.measured, 3)} {one.unit}".strip(),
@@ -148,7 +150,9 @@ def _ratio_lines(ratios: Sequence[Ratio]) -> list[str]:
                 f"{cell_text(one.ratio, 3)}x",
                 _goal_text(one),
             ]
-        )
+            for one in ratios
+        ),
+    ]
     return _aligned(rows, [False, True, False, True, True, False])
 
 

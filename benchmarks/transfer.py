@@ -75,10 +75,14 @@ def measure(arguments: argparse.Namespace) -> Result:
             if name.startswith(("publish", "fetch"))
         ),
         notes=(
-            "server and readers share one process and its interpreter lock here; in a fleet each"
-            " has its own",
-            "the broker writes what is retained to its store, and readers write each block to"
-            " disk, so that a restart goes on where it was",
+            (
+                "server and readers share one process and its interpreter lock here; in a fleet"
+                " each has its own"
+            ),
+            (
+                "the broker writes what is retained to its store, and readers write each block to"
+                " disk, so that a restart goes on where it was"
+            ),
         ),
     )
 

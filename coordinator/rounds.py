@@ -33,6 +33,7 @@ from journal.events import LinkState
 DAY_S = 86400.0
 MIN_BLOCK = 1024
 COMMAND_ID_LIMIT = 64
+COUNTER_LIMIT = 2**53  # what a device claims may not carry the counter to where no format holds it
 PRESENT = (LinkState.ONLINE, LinkState.LATE)
 
 
@@ -393,10 +394,11 @@ def granted_width(device: Device, settings: Settings) -> tuple[float, str]:
 def _deployment(
     device: Device, digest: str, width: float, reason: str, settings: Settings, now: float
 ) -> e.DeploymentIssued:
+    # A device that served another campaign counts on from there, and says so in its report.
+    claimed = device.report.counter if device.report else 0
     return e.DeploymentIssued(
         device=device.device,
-        # A device that served another campaign counts on from there, and says so in its report.
-        counter=max(device.counter, device.report.counter if device.report else 0) + 1,
+        counter=max(device.counter, min(claimed, COUNTER_LIMIT)) + 1,
         digest=digest,
         width=width,
         reason=reason,

@@ -56,6 +56,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Telemetry: DeviceSays.TELEMETRY,
 }
 TICK_S = 0.5
+TEXT_LIMIT = 1000  # characters
 
 
 class TrainerHandle(Protocol):
@@ -141,6 +142,16 @@ def last_will(fleet: str, device: str, session: int) -> Will:
     return Will(topic_for(fleet, UpTopic(device, DeviceSays.BIRTH)), encode(death))
 
 
+def brief(message: m.Message) -> m.Message:
+    """Return a message whose texts are cut to what fits: an error may quote a whole traceback."""
+    cut = {
+        name: text[: TEXT_LIMIT - 1] + "…"
+        for name in ("detail", "reason")
+        if isinstance(text := getattr(message, name, None), str) and len(text) > TEXT_LIMIT
+    }
+    return msgspec.structs.replace(message, **cut) if cut else message
+
+
 class Agent:
     """One device."""
 
@@ -219,7 +230,7 @@ class Agent:
         self._seq += 1
         topic = UpTopic(self._id.device, CHANNEL_OF[type(message)])
         stamped = msgspec.structs.replace(
-            message, session=self._id.session, seq=self._seq, sent_at=self._gear.clock()
+            brief(message), session=self._id.session, seq=self._seq, sent_at=self._gear.clock()
         )
         await self._link.publish(
             topic_for(self._id.fleet, topic),
@@ -324,7 +335,7 @@ class Agent:
 
     async def _make_profile(self, server: m.ServerState) -> m.Profile:
         facts, trainer = self._gear.facts, self._gear.trainer
-        benchmark, reason = None, "this device only infers"
+        benchmark, reason = None, self._session.obstacle
         if trainer:
             try:
                 benchmark = await trainer.profile(

@@ -135,6 +135,11 @@ class AgentSession:
         return "transferring" if self._sending else "idle"
 
     @property
+    def obstacle(self) -> str:
+        """Why the device cannot train, or ""."""
+        return self._reason
+
+    @property
     def heartbeat_s(self) -> float:
         """How often the server wants a sign of life."""
         wanted = self._server.heartbeat_s if self._server else DEFAULT_HEARTBEAT_S

@@ -114,8 +114,12 @@ def _trainer(
         return None, "agent.toml has no [train] section: this device only infers"
     if obstacle := training_obstacle():
         return None, obstacle
+    data = base / config.train.data
+    if not data.exists():
+        # No reason to end: the device infers, and the server is told why it does not train.
+        log.error("train.data: there is no %s; put it there, or correct agent.toml", data)
     settings = TrainerSettings(
-        data=base / config.train.data,
+        data=data,
         reader=config.train.reader,
         reader_options=config.train.reader_options,
         memory_budget=budget,

@@ -63,7 +63,9 @@ def profile(widest=1.0, **changes):
         "memory_budget": 1000 * MIB,
         "link_bytes_per_s": 1e9,
         "costs": tuple(
-            WidthCost(width=width, step_s=0.1, peak_bytes=MIB) for width in WIDTHS if width <= widest
+            WidthCost(width=width, step_s=0.1, peak_bytes=MIB)
+            for width in WIDTHS
+            if width <= widest
         ),
     }
     return Profile(**(known | changes))
@@ -180,9 +182,7 @@ class Office:
 
     def progress(self, device, stage=Stage.ACCEPTED, number=None, **changes):
         number = number or self.state.round.number
-        return self.say(
-            i.ProgressReceived(device, Progress(round=number, stage=stage, **changes))
-        )
+        return self.say(i.ProgressReceived(device, Progress(round=number, stage=stage, **changes)))
 
     def update_of(self, sender, **changes):
         current = self.state.round

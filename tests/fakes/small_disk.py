@@ -39,11 +39,14 @@ class SmallDisk:
             limit = (SMALLER_THAN_ANY_MODEL, psutil.RLIM_INFINITY)
             psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, limit)
             return
-        with (self.folder / "filler").open("wb") as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(bytes(4096))
-                filler.flush()
-                os.fsync(filler.fileno())
+        filler = os.open(self.folder / "filler", os.O_WRONLY | os.O_CREAT)
+        try:
+            while os.write(filler, bytes(4096)):
+                pass
+        except OSError:
+            pass  # full
+        finally:
+            os.close(filler)
 
     def make_room(self, pid: int) -> None:
         """Take back what was done."""

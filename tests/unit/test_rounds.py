@@ -48,8 +48,10 @@ def kinds(events):
     return [type(event).__name__ for event in events]
 
 
-def office(*devices, **changes):
-    return Office(settings(**changes)).begin(*devices)
+def office(*devices, rounds=None, **changes):
+    """A campaign whose first round opens when these devices have arrived."""
+    waits = {"min_devices": max(2, len(devices))}
+    return Office(settings(rounds=waits | (rounds or {}), **changes)).begin(*devices)
 
 
 def dropped(events):
@@ -158,7 +160,7 @@ def test_a_device_that_measures_itself_anew_keeps_the_width_of_its_open_task():
     assert desk.device(A).width == 0.25
     assert desk.state.round.tasks[A].task.width == 1.0
     assert DropReason.WRONG_WIDTH in dropped(desk.announced(B, width=0.25)).values()
-    assert kinds(desk.fetched(A)) == ["UpdateAccepted", "RoundClosed"] or desk.state.round.tasks[A]
+    assert "UpdateAccepted" in kinds(desk.fetched(A))
     assert desk.state.round.tasks[A].update.width == 1.0
 
 
@@ -287,10 +289,7 @@ def test_a_fit_update_is_announced_without_an_event():
 
 
 def test_an_update_before_the_first_round_is_of_a_wrong_round():
-    desk = office(A, rounds={"min_devices": 3})
-    early = Office(desk.settings).begin(A, B)
-    update = early.update_of(A)
-    found = admit(desk.state, A, update, LIMIT)
+    found = admit(office(A).state, A, office(A, B).update_of(A), LIMIT)
     assert found == (DropReason.WRONG_ROUND, "round 1 has not been opened")
 
 
@@ -373,7 +372,7 @@ def test_an_update_of_a_device_that_nobody_knows_is_recorded_as_such():
 @pytest.mark.parametrize("name", ["", "../../etc", "F" * 64, "a" * 10_000])
 def test_an_update_whose_blob_has_no_name_gets_no_receipt(name):
     desk = office(A, B)
-    events = desk.announced(A, blob=blob("x", blob=name) if False else named(name))
+    events = desk.announced(A, blob=named(name))
     assert kinds(events) == ["MessageRefused"]
     assert desk.device(A).receipt is None
     assert not desk.state.round.tasks[A].answered
@@ -404,7 +403,7 @@ def test_a_round_closes_as_soon_as_everybody_answered():
 
 
 def test_at_the_deadline_who_is_missing_is_late_or_offline():
-    desk = office(A, B, C, "saw", rounds={"min_devices": 4})
+    desk = office(A, B, C, "saw")
     desk.fetched(A)
     desk.fetched(B)
     desk.lease("saw", OFFLINE)
@@ -460,10 +459,8 @@ def test_after_a_restart_nobody_is_waited_for_longer_than_the_grace():
     desk.fetched(A)
     desk.now += 60.0
     desk.start()
-    assert dropped(desk.wait(desk.settings.presence.grace_s)) == {
-        B: DropReason.LATE,
-        C: DropReason.LATE,
-    }
+    desk.fetched(B)
+    assert dropped(desk.wait(desk.settings.presence.grace_s)) == {C: DropReason.LATE}
 
 
 def test_a_restart_does_not_shorten_a_round():
@@ -485,7 +482,6 @@ def test_a_round_that_was_closed_before_a_crash_is_scored_after_it():
     assert job(desk.state) == Score(1)
     events = desk.scored()
     assert kinds(events) == ["RoundScored", "RoundOpened"]
-    assert desk.scored.__self__.say(i.Tick()) == []
 
 
 def test_a_score_counts_once():
@@ -613,7 +609,8 @@ def test_the_campaign_ends_without_who_does_not_answer():
     desk.confirm(A)
     assert desk.wait(49.0) == []
     [finish] = desk.wait(2.0)
-    assert finish.detail == f"not confirmed: {B}, {C}" or "not confirmed" in finish.detail
+    assert finish.detail.startswith("not confirmed: ")
+    assert A not in finish.detail
     assert kinds(desk.confirm(B)) == ["InstallReported"], "late truth is recorded all the same"
 
 
@@ -671,7 +668,7 @@ def test_a_worse_release_is_withheld_but_a_lower_reward_still_deploys():
     desk = office(A, B, C, rounds={"budget": 2, "minimum": 2, "release_every": 1})
     desk.round_({A: 0.2, B: 0.2, C: 0.2})
     desk.exported(widths=(0.25, 0.5, 0.75, 1.0))
-    desk.round_({A: 0.2, B: -0.05, C: -0.9})
+    desk.round_({A: 0.9, B: 0.2, C: -0.9})
     reward = {device: desk.device(device).reward.width for device in (A, B, C)}
     before = desk.device(A).deployed
     events = desk.exported(worse="round 2 scores 0.1 lower: withheld")
@@ -686,9 +683,9 @@ def test_a_worse_release_is_withheld_but_a_lower_reward_still_deploys():
 
 
 def test_a_lower_reward_gets_a_narrower_file_of_the_release_in_use():
-    desk = office(A, B, rounds={"budget": 2, "minimum": 2, "release_every": 1} )
+    desk = office(A, B, rounds={"budget": 2, "minimum": 2, "release_every": 1})
     desk.round_({A: 0.2, B: 0.2})
-    desk.exported(widths=(0.25, 0.5, 0.75, 1.0))
+    desk.exported(widths=(0.125, 0.25, 0.5, 0.75, 1.0))
     desk.round_({A: 0.5, B: 0.0})
     assert 0 < desk.device(B).reward.width < 1.0
     desk.exported(worse="worse")
@@ -806,9 +803,8 @@ def test_a_command_is_carried_out_once():
     desk.command("resume", A, "c2")
     assert desk.command("suspend", A, "c1") == []
     assert not desk.device(A).suspended
-    assert kinds(desk.command("suspend", A, "c1", operator="ben")) == [
-        "OperatorActed",
-    ] or desk.device(A).suspended.startswith("suspended by ben")
+    desk.command("suspend", A, "c1", operator="ben")
+    assert desk.device(A).suspended == "suspended by ben: maintenance"
 
 
 def test_a_command_for_nobody_is_answered():
@@ -870,9 +866,7 @@ class Campaigns(RuleBasedStateMachine):
                 contributions=Contributions(
                     method="exact-shapley" if exact else "permutation-shapley"
                 ),
-                rewards=Rewards(
-                    ladder=(0.125, 0.25, 0.5, 0.75, 1.0), inference_only_width=granted
-                ),
+                rewards=Rewards(ladder=(0.125, 0.25, 0.5, 0.75, 1.0), inference_only_width=granted),
                 releases=Releases(attempts=2, delivery_s=30.0),
             )
         )
@@ -963,6 +957,30 @@ class Campaigns(RuleBasedStateMachine):
     def the_worker_exports(self, worse):
         self.desk.exported(worse)
 
+    # Chance alone seldom takes a campaign far.
+
+    @precondition(lambda self: self.desk.state.phase is Phase.TRAINING)
+    @rule(without=st.sets(devices, max_size=1))
+    def everybody_answers(self, without):
+        for device in self.desk.state.round.tasks:
+            if device not in without:
+                self.desk.fetched(device)
+
+    @precondition(lambda self: self.desk.state.phase is Phase.TRAINING)
+    @rule(scores=st.sampled_from([{}, {}, {A: 0.0}, {A: 0.02, B: 0.3}, {B: -0.5}]))
+    def training_goes_on_undisturbed(self, scores):
+        while self.desk.state.phase is Phase.TRAINING:
+            self.everybody_answers(set())
+            if isinstance(job(self.desk.state), Score):
+                self.desk.scored(scores)
+
+    @precondition(lambda self: self.desk.state.phase is Phase.DELIVERING)
+    @rule()
+    def everybody_confirms(self):
+        for device in list(self.desk.state.devices.values()):
+            if device.deployed:
+                self.desk.confirm(device.device)
+
     @precondition(lambda self: job(self.desk.state))
     @rule()
     def the_worker_fails(self):
@@ -970,7 +988,7 @@ class Campaigns(RuleBasedStateMachine):
 
     @rule(
         device=devices,
-        counter=st.integers(0, 4),
+        counter=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
         state=st.sampled_from(list(InstallState)),
         right=st.booleans(),
     )
@@ -1018,6 +1036,10 @@ class Campaigns(RuleBasedStateMachine):
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted():
                 assert self.closed[number] is None, "a closed round changed"
                 assert event.device in self.tasks
+                if getattr(event, "reason", None) is DropReason.ROUND_ABANDONED and isinstance(
+                    self.answers.get(event.device), e.UpdateAccepted
+                ):
+                    return
                 if not isinstance(event, e.TaskProgressed):
                     assert event.device not in self.answers, "answered twice"
                     self.answers[event.device] = event
@@ -1038,7 +1060,7 @@ class Campaigns(RuleBasedStateMachine):
             case e.RoundScored():
                 assert self.closed[number].aggregated
             case e.DeploymentIssued():
-                assert event.counter == self.counters.get(event.device, 0) + 1
+                assert event.counter > self.counters.get(event.device, 0)
                 self.counters[event.device] = event.counter
                 known = self.desk.state.devices[event.device]
                 assert not event.digest or event.digest in self.desk.state.releases
