@@ -225,8 +225,9 @@ def phase_detail(state: Campaign) -> str:
         case Phase.EXPORTING:
             return f"exporting ONNX files ({state.stopped})"
         case Phase.DELIVERING:
-            done = sum(confirmed(device) for device in state.devices.values())
-            return f"{done} devices confirmed their release"
+            given = [d for d in state.devices.values() if d.deployed and d.deployed.digest]
+            done = sum(confirmed(device) for device in given)
+            return f"{done} of {len(given)} devices confirmed their release"
         case Phase.FINISHED:
             return state.withheld or state.stopped
     return ""

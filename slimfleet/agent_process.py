@@ -18,7 +18,7 @@ from edge_agent.slots import SLOTS_FOLDER, ModelSlots
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
 from journal.disk import make_folder, write_atomically
-from profiler.emulation import EmulatedMachine, find_machine
+from profiler.emulation import EmulatedMachine, EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
 from slimfleet import __version__
 from slimfleet.config import AgentConfig, ConfigError
@@ -38,7 +38,10 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         ConfigError: a trusted key or an emulated machine that is not one.
     """
     folder = make_folder(base / config.folder)
-    machine = find_machine(config.demo.emulate)
+    try:
+        machine = find_machine(config.demo.emulate)
+    except EmulationError as error:
+        raise ConfigError(f"demo.emulate: {error}") from error
     facts = gather_facts()
     budget = _memory_budget(config, machine, training_budget(facts))
     trainer, obstacle = _trainer(config, base, machine, budget)

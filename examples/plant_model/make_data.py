@@ -2,9 +2,9 @@
 
     python make_data.py --out data
 
-Every pump works healthily, each in its own rhythm, under a load that changes with the shift. ``faulty.csv`` is for
-later: half-way through each shift the pump begins to cavitate. With pumps of your own, leave this
-file out.
+Every pump works healthily: rhythm and load change with the shift, and each is worn a little
+differently. ``faulty.csv`` is for later: half-way through each shift its pump begins to cavitate.
+With pumps of your own, leave this file out.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from pump_data import COLUMNS
+
+from slimmable.samples import Array
 
 HEADER = ("shift", "second", *COLUMNS)
 Row = tuple[str, int, str, str, str, str]
@@ -51,26 +53,27 @@ def write_data(out: Path, pumps: int, shifts: int, seconds: int, seed: int) -> l
 def pump_rows(
     rng: np.random.Generator, shifts: int, seconds: int, *, faulty: bool
 ) -> Iterator[Row]:
-    """Yield one row a second; a pump keeps its rhythm, its load differs from shift to shift."""
-    period = rng.uniform(16.0, 28.0)
+    """Yield one row a second. A pump is worn as it is; rhythm and load differ by the shift."""
+    wear = rng.uniform(0.9, 1.1)
     for shift in range(shifts):
-        load = rng.uniform(0.75, 1.15)
-        signals = shift_signals(rng, seconds, period, load, faulty=faulty)
+        period, load = rng.uniform(18.0, 26.0), rng.uniform(0.8, 1.1)
+        signals = shift_signals(rng, seconds, (period, load, wear), faulty=faulty)
         for second, values in enumerate(signals):
             current, pressure, vibration, temperature = (f"{value:.3f}" for value in values)
             yield (f"shift-{shift}", second, current, pressure, vibration, temperature)
 
 
 def shift_signals(
-    rng: np.random.Generator, seconds: int, period: float, load: float, *, faulty: bool
-) -> np.ndarray:
+    rng: np.random.Generator, seconds: int, manner: tuple[float, float, float], *, faulty: bool
+) -> Array:
     """Return (seconds, 4) signals: all four follow the work that the pump does."""
+    period, load, wear = manner
     time = np.arange(seconds)
     phase = 2 * np.pi * time / period + rng.uniform(0.0, 2 * np.pi)
     work = load * (1.0 + 0.5 * np.sin(phase) + 0.2 * np.sin(2 * phase))
     current = 12.0 * work
     pressure = 6.0 * np.roll(work, 2)  # it follows the motor by two seconds
-    vibration = 2.0 * work**2 / load
+    vibration = 2.0 * wear * work**2
     temperature = 45.0 + 8.0 * (load - 0.95) + 3.0 * np.sin(phase / 8)
     if faulty:
         bubbles = (time >= seconds // 2) * rng.uniform(0.0, 1.0, seconds)

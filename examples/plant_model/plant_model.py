@@ -95,9 +95,7 @@ def declare(
     return spec.spec(), (first, second, squeezed)
 
 
-def pump(
-    *, length: int = 32, channels: Sequence[int] = (16, 32), code: int = 8
-) -> SlimmableModel:
+def pump(*, length: int = 32, channels: Sequence[int] = (16, 32), code: int = 8) -> SlimmableModel:
     """Return the model; the arguments are what ``[campaign.options]`` may set.
 
     Args:
@@ -120,6 +118,4 @@ def pump(
 
     # The name is the one that stands in server.toml. Reconstruction needs no labels: its score is
     # the share of the signals' variance that comes back, at most 1.
-    return SlimmableModel(
-        "plant_model:pump", spec, reconstruction(), (SENSORS, length), build
-    )
+    return SlimmableModel("plant_model:pump", spec, reconstruction(), (SENSORS, length), build)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from slimfleet.demo.interruption import Interruption
+
 END_S = 5.0
 
 
@@ -16,6 +18,7 @@ class ProcessGroup:
     """Children of the supervisor; leaving the block ends them all."""
 
     logs: Path
+    interruption: Interruption
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -29,7 +32,8 @@ class ProcessGroup:
 
     def start(self, name: str, *arguments: str) -> None:
         """Start ``python -m slimfleet ...``; its log goes to ``logs/<name>.log``."""
-        with (self.logs / f"{name}.log").open("ab") as log:
+        log_file = (self.logs / f"{name}.log").open("ab")
+        with log_file as log, self.interruption.held():
             self.children[name] = subprocess.Popen(
                 [sys.executable, "-m", "slimfleet", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -61,13 +65,14 @@ class ProcessGroup:
 
     def end_all(self) -> None:
         """Ask every child to end, then kill those that do not."""
-        for child in self.children.values():
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
-        for child in self.children.values():
-            try:
-                child.wait(END_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self.children.clear()
+        with self.interruption.held():
+            for child in self.children.values():
+                if child.poll() is None:
+                    child.send_signal(signal.SIGTERM)
+            for child in self.children.values():
+                try:
+                    child.wait(END_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            self.children.clear()

@@ -24,8 +24,9 @@ def collect_results(out: Path, report: RunReport, watcher: CampaignWatcher, data
     models = out / "onnx"
     models.mkdir(exist_ok=True)
     for digest, (release, _) in watcher.state.releases.items():
-        name = f"{release.manifest.model}-w{release.manifest.width:.4f}".rstrip("0")
-        shutil.copyfile(data / "blobs" / digest, models / f"{name}.onnx")
+        manifest = release.manifest
+        name = f"{manifest.model}-w{manifest.width:g}.onnx"
+        shutil.copyfile(data / "blobs" / digest, models / name)
     shutil.copytree(data / "journal", out / "journal", dirs_exist_ok=True)
     _write_ledger(out / "ledger.csv", watcher)
     write_picture(report, out / "accuracy-over-width.svg")

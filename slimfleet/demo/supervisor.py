@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from journal.disk import make_folder
 from monitor.run_report import RunReport
 from slimfleet.demo import files, scenario
 from slimfleet.demo.crash import CrashTest
+from slimfleet.demo.interruption import Interruption
 from slimfleet.demo.outcome import run_report
 from slimfleet.demo.processes import ProcessGroup
 from slimfleet.demo.progress import Progress
@@ -75,12 +75,13 @@ def run_demo(options: DemoOptions) -> tuple[RunReport, Path]:
     with ExitStack() as stack:
         if not options.keep:
             stack.callback(shutil.rmtree, work, ignore_errors=True)
-        _end_on_terminate()
+        interruption = stack.enter_context(Interruption())
         progress = stack.enter_context(Progress(plan, crash=options.crash))
         scenario.write_data(plan)
-        alone = stack.enter_context(_Alone(plan))
-        url, passwords = _start_broker(stack, plan, options)
-        group = stack.enter_context(ProcessGroup(make_folder(out / "logs")))
+        with interruption.held():
+            alone = stack.enter_context(_Alone(plan))
+            url, passwords = _start_broker(stack, plan, options)
+        group = stack.enter_context(ProcessGroup(make_folder(out / "logs"), interruption))
         if passwords:
             password_file = files.operator_password(plan, passwords[OPERATOR])
             progress.say(
@@ -113,17 +114,9 @@ def run_demo(options: DemoOptions) -> tuple[RunReport, Path]:
             alone.scores(),
             time.monotonic() - started,
         )
+        group.end_all()  # the server's journal is whole once nobody writes it
         collect_results(out, report, watcher, work / "server" / "data")
         return report, out
-
-
-def _end_on_terminate() -> None:
-    """Let SIGTERM unwind the stack, so that no child is left behind."""
-
-    def terminate(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
 
 
 def _fresh_folder(wanted: Path) -> Path:

@@ -124,8 +124,9 @@ def first_release(fleet, story):
         lambda state: all(confirmed(state.devices[name]) for name in names), "release 1 runs"
     )
     fleet.until(
-        lambda state: (report := state.devices[STRANGER].report)
-        and report.state is InstallState.REFUSED,
+        lambda state: (
+            (report := state.devices[STRANGER].report) and report.state is InstallState.REFUSED
+        ),
         "the stranger refuses",
     )
     story.first_digest = {name: running(fleet, name) for name in names}
@@ -172,8 +173,10 @@ def alone(fleet, story):
     fleet.start(SERVER)
     fleet.until(lambda state: state.devices[PRESS].session == 2, f"{PRESS} is back")
     fleet.until(
-        lambda state: state.epoch == 2
-        and all(device.link == e.LinkState.ONLINE for device in state.devices.values()),
+        lambda state: (
+            state.epoch == 2
+            and all(device.link == e.LinkState.ONLINE for device in state.devices.values())
+        ),
         "everybody is back",
     )
 
@@ -200,9 +203,7 @@ def story(tmp_path_factory):
     devices = [
         RealDevice(PRESS, person=1),
         # Slower, so that round 1 is still open when we look.
-        RealDevice(
-            LATHE, person=2, emulate="raspberry-pi-4", config=lathe_data, prelude=SOONER
-        ),
+        RealDevice(LATHE, person=2, emulate="raspberry-pi-4", config=lathe_data, prelude=SOONER),
         RealDevice(VIEWER, person=3, trains=False),
         RealDevice(STRANGER, person=4, trains=False, config={"trusted_keys": [other_key]}),
     ]

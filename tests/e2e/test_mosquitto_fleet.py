@@ -102,27 +102,22 @@ async def listen_as(fleet, device):
     credentials = Credentials(device, fleet.passwords[device])
     # mosquitto takes the user name as client id: the device itself is disconnected meanwhile.
     link = MqttLink(fleet.broker.address, device, credentials, None, random.Random(1))
-    await link.subscribe(["#", topic_for(FLEET, DownTopic(device, ServerSays.STANDING))])
+    own = topic_for(FLEET, DownTopic(device, ServerSays.STANDING))
+    await link.subscribe(["#"])
     await link.start()
-    wanted = topic_for(FLEET, DownTopic(device, ServerSays.STANDING))
-    topics = set()
+    topics = []
     try:
         async with asyncio.timeout(20):
             async for event in link.events():
+                if isinstance(event, Connected):
+                    # Answered after everything that is retained was sent because of the first.
+                    await link.subscribe([own])
                 if isinstance(event, Received):
-                    topics.add(event.topic)
-                if wanted in topics:
-                    break
-            # All that is retained was sent before the answer to one more question.
-            await link.subscribe([f"slimfleet/1/{FLEET}/srv/state"])
-            async for event in link.events():
-                if isinstance(event, Received):
-                    topics.add(event.topic)
-                    if event.topic.endswith("/srv/state"):
-                        break
+                    topics.append(event.topic)
+                if topics.count(own) == 2:
+                    return topics
     finally:
         await link.stop()
-    return topics
 
 
 async def first_complaint(fleet, credentials):

@@ -62,7 +62,11 @@ def run(folder, command, document):
     [
         ("agent", {"trusted_key": [KEY]}, "'trusted_key': did you mean 'trusted_keys'?"),
         ("agent", {"broker": {"url": "http://127.0.0.1"}}, "write mqtt://host:1883"),
-        ("agent", {"broker": {"url": "mqtt://u:hush@127.0.0.1"}}, "password in it: give them apart"),
+        (
+            "agent",
+            {"broker": {"url": "mqtt://u:hush@127.0.0.1"}},
+            "password in it: give them apart",
+        ),
         ("agent", {"broker": {"password_file": "none"}}, "write the password into it"),
         ("agent", {"broker": {"url": "mqtts://localhost", "ca_file": "none.pem"}}, "none.pem"),
         ("agent", {"trusted_keys": ["slimfleet-ed25519 AAAA"]}, "not a key"),

@@ -296,8 +296,11 @@ def sendable(spoken):
 @CAMPAIGNS
 @given(st.lists(FROM_A_DEVICE | FROM_AN_OPERATOR, min_size=5, max_size=30).map(sendable))
 def test_nonsense_from_a_device_or_an_operator_does_not_stop_the_campaign(spoken):
+    # The rogue may be invited too; without the two others there is no quorum.
+    plan = toy_settings(rounds={"budget": 1, "quorum": 2, "min_devices": 2})
+
     async def play(folder):
-        async with SmallFleet(folder, with_a_rogue(), settings=ONE_ROUND) as fleet:
+        async with SmallFleet(folder, with_a_rogue(), settings=plan) as fleet:
             await fleet.until(lambda: fleet.server.coordinator and fleet.state.devices)
             for topic, message in spoken:
                 fleet.inject(SERVER, topic, message)
