@@ -6,9 +6,6 @@ free-rider earns with and without noise on its unchanged upload.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +17,7 @@ import torch
 
 from benchmarks.arguments import numbers, positive, whole_numbers
 from benchmarks.errors import BenchmarkError
-from benchmarks.learning import CampaignRun, Learned
+from benchmarks.learning import CampaignRun, Learned, alone_scores
 from benchmarks.results import Cell, Ratio, Result, Table
 from slimfleet.demo.scenario import GRID, Scenario, make_scenario, write_data
 
@@ -161,33 +158,6 @@ def _run(
     learned = CampaignRun(plan, width_of, noise, folder / "templates").run()
     rider = next(one.device for one in plan.devices if one.free_rider)
     return SeedRun(seed, noise, learned, alone, rider)
-
-
-def alone_scores(plan: Scenario) -> dict[str, float]:
-    """Train each person's own model, as the demo does; returns device -> score.
-
-    Raises:
-        BenchmarkError: the process that trains failed.
-    """
-    training = plan.settings.training
-    settings = {
-        "model": plan.settings.model,
-        "options": plan.settings.options,
-        "people": [member.person for member in plan.devices],
-        "steps": training.steps * plan.settings.rounds.budget,
-        "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "momentum": training.momentum,
-        "weight_decay": training.weight_decay,
-        "seed": plan.seed,
-    }
-    source, target = plan.folder / "alone-settings.json", plan.folder / "alone.json"
-    source.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "slimfleet.demo.alone", str(source), str(target)]
-    if subprocess.run(command, check=False).returncode:
-        raise BenchmarkError("training the stand-alone models failed; its output is above")
-    found = json.loads(target.read_text())
-    return {member.device: float(found[str(member.person)]) for member in plan.devices}
 
 
 def _runs_table(runs: Sequence[SeedRun]) -> Table:

@@ -5,6 +5,9 @@ through the code of the training process. What is left out are broker, processes
 delivery, none of which can change a weight.
 """
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -202,6 +205,33 @@ class CampaignRun:
             loaded = load_onnx(self._blobs.get(manifest.digest), manifest)
             scores[manifest.width] = loaded.task.score(loaded.outputs(unseen.x), unseen.y)
         return scores
+
+
+def alone_scores(plan: Scenario) -> dict[str, float]:
+    """Train each person's own model, as the demo does; returns device -> score.
+
+    Raises:
+        BenchmarkError: the process that trains failed.
+    """
+    training = plan.settings.training
+    settings = {
+        "model": plan.settings.model,
+        "options": plan.settings.options,
+        "people": [member.person for member in plan.devices],
+        "steps": training.steps * plan.settings.rounds.budget,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "momentum": training.momentum,
+        "weight_decay": training.weight_decay,
+        "seed": plan.seed,
+    }
+    source, target = plan.folder / "alone-settings.json", plan.folder / "alone.json"
+    source.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "slimfleet.demo.alone", str(source), str(target)]
+    if subprocess.run(command, check=False).returncode:
+        raise BenchmarkError("training the stand-alone models failed; its output is above")
+    found = json.loads(target.read_text())
+    return {member.device: float(found[str(member.person)]) for member in plan.devices}
 
 
 def _train(

@@ -67,7 +67,7 @@ class Predictor:
         """Load the current model, if there is one yet.
 
         Args:
-            source: the agent's folder, its slots, or one ONNX file with its `manifest.msgpack` beside it.
+            source: the agent's folder, its slots, or one ONNX file beside its `manifest.msgpack`.
             threads: of ONNX Runtime.
             window: counts what `predict` answers.
             clock: for latencies.

@@ -312,7 +312,8 @@ class RewardsAllocated(Event, frozen=True, kw_only=True, tag="rewards-allocated"
     """Reward widths follow from contributions.
 
     Attributes:
-        rule: "equal-gain", "affine", "floor" or "none"; note: why the rule was changed, where it was.
+        rule: "equal-gain", "affine", "floor" or "none".
+        note: why the rule was changed, where it was.
     """
 
     round: int

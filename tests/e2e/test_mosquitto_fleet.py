@@ -1,4 +1,4 @@
-"""The same campaign on mosquitto, set up with the files that we ship, with passwords and with TLS."""
+"""The same campaign on mosquitto, set up with the files that we ship: with passwords, with TLS."""
 
 import asyncio
 import random
@@ -87,7 +87,7 @@ def test_over_tls_a_client_without_the_authority_does_not_talk(fleets):
 
 
 def test_the_shipped_access_list_keeps_devices_apart(fleets):
-    """A device listens to everything, and gets what is its own; what it sends as another is lost."""
+    """A device listens to everything, and gets what is its own."""
     fleet = fleets[0]
     fleet.until_finished()
     heard = asyncio.run(listen_as(fleet, LATHE))

@@ -1,8 +1,8 @@
 """Processes of a simulated fleet: real coordinator and agents, which can be killed at any step.
 
 A kill is as rude as SIGKILL: the folder is copied as it is at that moment, the network is cut, and
-the next life begins on the copy. Whatever the interpreter still runs on the way out (finally blocks,
-rollbacks) happens to the old folder and on a dead link.
+the next life begins on the copy. Whatever the interpreter still runs on the way out (finally
+blocks, rollbacks) happens to the old folder and on a dead link.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from journal.disk import make_folder
 from journal.store import Journal
 from profiler.profile import MachineFacts
 from slimfleet.agent_process import next_session
-from tests.fakes.toy_training import SPEC, ToyJobs, ToyTrainer
+from tests.fakes.toy_training import SPEC, ToyTrainer
 
 SERVER = "server"
 SIGNING_KEY = bytes(range(32))
@@ -67,7 +67,6 @@ class DeviceSettings:
         behaviour, noise: see `edge_agent.agent.AgentIdentity`.
         tamper: changes the `Update` message before it is kept.
         kept: updates that the outbox holds.
-        damage: the probe's answer to every model, or None for a sound one.
     """
 
     trains: bool = True
@@ -123,9 +122,9 @@ class Process:
         """Note a step; the process may end here."""
         self.passed[place] += 1
         kill = self.fleet.kill
-        if kill and self.alive and not kill.fired and (kill.user, kill.place) == (self.user, place):
-            if self.passed[place] == kill.nth:
-                self.die()
+        here = Kill(self.user, place, self.passed[place])
+        if self.alive and kill == here:  # not one that has fired
+            self.die()
 
     def die(self):
         """End here, as by SIGKILL."""
@@ -340,6 +339,3 @@ def task_factory(loop, coroutine, context=None):
         process.tasks.add(task)
         task.add_done_callback(process.tasks.discard)
     return task
-
-
-__all__ = ["DeviceProcess", "DeviceSettings", "Kill", "ServerProcess", "ToyJobs"]

@@ -32,6 +32,7 @@ import pytest
 from broker.address import BrokerAddress
 from broker.codec import decode_on
 from broker.embedded import EmbeddedBroker
+from broker.errors import BrokerConfigError
 from broker.link import Received
 from broker.mosquitto import find_program
 from broker.mqtt import Credentials, MqttLink
@@ -42,7 +43,7 @@ from journal import events as e
 from journal.chain import Record, verify
 from journal.reader import JournalReader
 from slimfleet import watch
-from slimfleet.demo.files import _write as write_toml
+from slimfleet.demo.files import _write
 from slimfleet.demo.watching import CampaignWatcher
 from slimmable.samples import Samples
 from tests.fakes.mosquitto_from_files import MosquittoFromFiles
@@ -158,7 +159,7 @@ class RealFleet:
             )
         try:
             find_program("mosquitto")
-        except Exception as error:
+        except BrokerConfigError as error:
             pytest.skip(f"NOT TESTED on mosquitto: {error}")
         broker = MosquittoFromFiles(
             folder, FLEET, self.passwords, operators=[OPERATOR], tls=kind == "mosquitto-tls"
@@ -313,7 +314,8 @@ class RealFleet:
 
     def children(self, name: str) -> list[psutil.Process]:
         """Return the processes that a process started, and theirs."""
-        return psutil.Process(self.running[name].pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.running[name].pid).children(True)
+        return found
 
     def _note_children(self, name: str) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -477,8 +479,10 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     result = dict(table)
     for key, value in changes.items():
         inner = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        result[key] = merged(inner, value) if both else value
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            result[key] = merged(inner, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -496,6 +500,12 @@ def write_portion(path: Path, person: int) -> Samples:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, x=part.x, y=part.y, recording=part.recording)
     return part
+
+
+def write_toml(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a configuration file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, dict(document))
 
 
 def json_of(text: str) -> Any:

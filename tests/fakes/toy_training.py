@@ -1,8 +1,8 @@
 """A model so small that its worth is a formula, behind the real interfaces of trainer and jobs.
 
 Two tensors share one scaling axis. Training moves the slice towards known values; the score of a
-width is one minus the remaining distance, where what the width lacks counts as zero. So aggregation,
-contributions and rewards are computed for real, and what must come out is known.
+width is one minus the remaining distance, where what the width lacks counts as zero. So
+aggregation, contributions and rewards are computed for real, and what must come out is known.
 """
 
 import asyncio
@@ -31,7 +31,11 @@ HIDDEN = 256
 GRID = (0.25, 0.5, 0.75, 1.0)
 LADDER = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 SPEC = WidthSpec(
-    axes=(Axis(HIDDEN, scales=True), Axis(FEATURES, scales=False), Axis(len(CLASSES), scales=False)),
+    axes=(
+        Axis(HIDDEN, scales=True),
+        Axis(FEATURES, scales=False),
+        Axis(len(CLASSES), scales=False),
+    ),
     tensors={"first": (AxisTerm(0), AxisTerm(1)), "second": (AxisTerm(2), AxisTerm(0))},
 )
 TARGET = {
@@ -98,7 +102,13 @@ class ToyTrainer:
         spoilt = self._spoil(state)
         data = spoilt if isinstance(spoilt, bytes) else encode_state(spoilt)
         return Trained(
-            state=data, loss=0.5, steps=4, samples=100, cpu_s=0.1, emulated_s=0.1, peak_bytes=1 << 20
+            state=data,
+            loss=0.5,
+            steps=4,
+            samples=100,
+            cpu_s=0.1,
+            emulated_s=0.1,
+            peak_bytes=1 << 20,
         )
 
     async def close(self):

@@ -1,4 +1,4 @@
-"""A whole campaign in virtual time: from profiles to confirmed models, each device by its merits."""
+"""A whole campaign in virtual time: from profiles to confirmed models, to each its merits."""
 
 import itertools
 
@@ -18,9 +18,7 @@ RIDER, WEAK, WATCHER = "free-rider", "weakling", "watcher"
 
 
 def mixed_devices(noise):
-    honest = {
-        name: DeviceSettings(trainer={"widest": width}) for name, width in HONEST.items()
-    }
+    honest = {name: DeviceSettings(trainer={"widest": width}) for name, width in HONEST.items()}
     return honest | {
         RIDER: DeviceSettings(behaviour=FREE_RIDER, noise=noise),
         WEAK: DeviceSettings(trainer={"widest": 0.0}),
@@ -127,9 +125,7 @@ def test_every_round_records_who_was_not_invited_and_why(campaign):
 
 
 def test_every_stage_of_every_task_is_recorded(campaign):
-    stages = {
-        (one.round, one.device, one.stage) for one in of_kind(campaign, e.TaskProgressed)
-    }
+    stages = {(one.round, one.device, one.stage) for one in of_kind(campaign, e.TaskProgressed)}
     accepted = {(one.round, one.device) for one in of_kind(campaign, e.UpdateAccepted)}
     for number, device in itertools.product((1, 2, 3), (*HONEST, RIDER)):
         assert {(number, device, Stage.ACCEPTED), (number, device, Stage.STARTED)} <= stages
@@ -156,7 +152,9 @@ def test_telemetry_of_the_running_model_reaches_the_server(campaign):
 @simulated
 async def test_a_device_that_cannot_train_gets_what_the_operator_grants(tmp_path):
     devices = {"press": DeviceSettings(), WATCHER: DeviceSettings(trains=False)}
-    settings = toy_settings(rounds={"budget": 1, "min_devices": 2}, rewards={"inference_only_width": 0.25})
+    settings = toy_settings(
+        rounds={"budget": 1, "min_devices": 2}, rewards={"inference_only_width": 0.25}
+    )
     async with SmallFleet(tmp_path, devices, settings=settings) as fleet:
         await fleet.until(fleet.finished)
         assert set(fleet.confirmed()) == {"press", WATCHER}
@@ -187,7 +185,9 @@ async def test_training_stops_on_a_plateau(tmp_path):
 
 
 @simulated
-async def test_a_device_that_runs_out_of_memory_is_dropped_with_the_reason_and_trains_again(tmp_path):
+async def test_a_device_that_runs_out_of_memory_is_dropped_with_the_reason_and_trains_again(
+    tmp_path,
+):
     settings = toy_settings(rounds={"budget": 2, "min_devices": 2})
     clumsy = DeviceSettings(trainer={"fail": ["out of memory at width 1"]})
     devices = {"press": DeviceSettings(), "lathe": clumsy}
@@ -197,7 +197,10 @@ async def test_a_device_that_runs_out_of_memory_is_dropped_with_the_reason_and_t
         assert (dropped.round, dropped.device) == (1, "lathe")
         assert dropped.reason is DropReason.TRAINING_FAILED
         assert "out of memory" in fleet.standing("lathe").last_drop
-        assert (fleet.standing("lathe").rounds_missed, fleet.standing("lathe").rounds_taken) == (1, 1)
+        assert (fleet.standing("lathe").rounds_missed, fleet.standing("lathe").rounds_taken) == (
+            1,
+            1,
+        )
 
 
 def test_two_runs_of_one_seed_end_in_the_same_weights(tmp_path):

@@ -1,8 +1,9 @@
-"""Networks that break, processes that vanish, disks that are full: what was promised still holds."""
+"""Networks that break, processes that vanish, full disks: what was promised still holds."""
 
 import asyncio
 import random
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -171,7 +172,9 @@ def count_blocks(fleet, user, kind):
 async def test_after_a_restart_of_the_reader_only_the_missing_blocks_travel_again(
     user, kind, tmp_path
 ):
-    async with SmallFleet(tmp_path, {PRESS: DeviceSettings()}, settings=together(budget=1)) as fleet:
+    async with SmallFleet(
+        tmp_path, {PRESS: DeviceSettings()}, settings=together(budget=1)
+    ) as fleet:
         held = hold_blocks(fleet, user, kind, let_through=5)
         await fleet.until(lambda: held)
         process = fleet.server if user == SERVER else fleet.devices[PRESS]
@@ -237,7 +240,7 @@ def outcome_of_a_campaign(folder, fault_of=None):
 def test_messages_twice_late_and_out_of_order_change_nothing(trouble, tmp_path):
     expected = outcome_of_a_campaign(tmp_path / "undisturbed")
     for seed in range(3):
-        found = outcome_of_a_campaign(tmp_path / str(seed), lambda fleet: trouble(fleet, seed))
+        found = outcome_of_a_campaign(tmp_path / str(seed), partial(trouble, seed=seed))
         assert found == expected
 
 
@@ -508,7 +511,9 @@ async def test_a_device_that_lost_its_models_gets_the_current_one_again(tmp_path
         await device.kill()
         shutil.rmtree(device.folder / "slots")
         await device.start()
-        await fleet.until(lambda: device.installer and device.installer.installed().digest == digest)
+        await fleet.until(
+            lambda: device.installer and device.installer.installed().digest == digest
+        )
         await fleet.until(lambda: fleet.confirmed() == {PRESS: digest})
         await fleet.until(lambda: not fleet.retained_blocks())
 

@@ -220,7 +220,9 @@ FAR = [
     f"slimfleet/v1/{FLEET}/{'deep/' * 40}",
 ]
 EVERY_TOPIC = [*UP, BLOCK, COMMAND, *DOWN, STATE, *FAR]
-GARBAGE = st.binary(max_size=60) | st.just(bytes(CONTROL_LIMIT + 1)) | st.just(b"\xdf\xff\xff\xff\xff")
+GARBAGE = (
+    st.binary(max_size=60) | st.just(bytes(CONTROL_LIMIT + 1)) | st.just(b"\xdf\xff\xff\xff\xff")
+)
 
 
 def truncated(message):
@@ -229,7 +231,7 @@ def truncated(message):
 
 # Shrinking would play a campaign for every try.
 CAMPAIGNS = settings(
-    max_examples=15,
+    max_examples=10,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

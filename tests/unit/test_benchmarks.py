@@ -251,7 +251,7 @@ def test_learning_without_processes_ends_with_scored_onnx_files(tmp_path):
     assert learned.state.weights_round == 1
     assert learned.delivered == (1.0,)
     assert 0.0 < learned.unseen[1.0] < 1.0
-    run = demo_accuracy.SeedRun(0, 0.0, learned, {name: 0.01 for name in names}, names[-1])
+    run = demo_accuracy.SeedRun(0, 0.0, learned, dict.fromkeys(names, 0.01), names[-1])
     assert run.share(names[-1]) == 0.0
     assert set(run.honest_shares) == set(names[:-1])
     assert (run.delivered, run.best_alone) == (learned.unseen[1.0], 0.01)

@@ -1,6 +1,7 @@
 """What the coordinator decides, one situation at a time, and then in every order."""
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -828,7 +829,7 @@ def test_a_command_with_an_endless_id_is_refused():
 DEVICES = (A, B, C, "saw")
 devices = st.sampled_from(DEVICES)
 durations = st.sampled_from([0.0, 0.1, 1.0, 4.0, 10.0, 30.0])
-SPOILED = (
+SPOILED: tuple[dict[str, Any], ...] = (
     {},
     {},
     {},
@@ -981,7 +982,7 @@ class Campaigns(RuleBasedStateMachine):
             if device.deployed:
                 self.desk.confirm(device.device)
 
-    @precondition(lambda self: job(self.desk.state))
+    @precondition(lambda self: job(self.desk.state) is not None)
     @rule()
     def the_worker_fails(self):
         self.desk.failed("t" * 20_000)

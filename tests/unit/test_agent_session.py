@@ -1,0 +1,492 @@
+"""The device's side of the protocol, input by input: no link, no disk, no clock."""
+
+import msgspec
+import pytest
+
+from broker import messages as m
+from broker.envelope import Verifier, public_key_of, sign
+from broker.messages import DropReason, InstallState, LinkStatus, Stage, Verdict
+from edge_agent.session import (
+    RETRY_S,
+    SEND_AGAIN_S,
+    TRY_AGAIN,
+    AgentSession,
+    CancelTask,
+    FetchWeights,
+    Install,
+    InstallDone,
+    Installed,
+    KeepUpdate,
+    MakeProfile,
+    NoteStanding,
+    ProfileMade,
+    RemoveModel,
+    Say,
+    SendUpdate,
+    ServerSaid,
+    SettleUpdate,
+    TaskBroke,
+    Tick,
+    Train,
+    TrainingDone,
+    UpdateKept,
+    UpdateSent,
+    WeightsArrived,
+)
+from tests.fakes.toy_onnx import always
+
+FLEET, DEVICE = "plant", "press"
+KEY = bytes(range(32))
+NOW = 1000.0
+BUDGET_S = 60.0
+SPEC = "5" * 64
+ONNX, MANIFEST = always(1)
+OTHER_ONNX, OTHER_MANIFEST = always(2)
+
+SERVER = m.ServerState(
+    status=LinkStatus.ONLINE,
+    model="toy",
+    spec_hash=SPEC,
+    widths=(0.5, 1.0),
+    batch_size=32,
+    heartbeat_s=5.0,
+    block_size=4096,
+)
+PROFILE = m.Profile(model="toy", spec_hash=SPEC, batch_size=32, can_train=True)
+SETTINGS = m.TrainingSettings(
+    steps=4, batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0, widths=(0.5, 1.0)
+)
+
+
+def blob(name="b"):
+    return m.BlobReference(blob=name * 64, size=10, block_size=4096, plaintext="c" * 64)
+
+
+def task(number):
+    return m.Task(
+        round=number,
+        width=0.5,
+        model="toy",
+        options={},
+        spec_hash=SPEC,
+        weights=blob(),
+        key=b"k" * 32,
+        training=SETTINGS,
+        budget_s=BUDGET_S,
+        seed=1,
+    )
+
+
+def update(number, name="d"):
+    return m.Update(
+        device=DEVICE, round=number, width=0.5, model="toy", spec_hash=SPEC, blob=blob(name)
+    )
+
+
+def receipt(number, name="d"):
+    return m.Receipt(round=number, blob=name * 64, verdict=Verdict.ACCEPTED)
+
+
+def new_session(*, can_train=True, **state):
+    verifier = Verifier.trusting([public_key_of(KEY)], FLEET, DEVICE)
+    return AgentSession(DEVICE, verifier, can_train=can_train, reason="no torch", **state)
+
+
+@pytest.fixture
+def ready():
+    """A session that has profiled."""
+    session = new_session()
+    session.handle(ServerSaid(SERVER), NOW)
+    session.handle(ProfileMade(PROFILE), NOW)
+    return session
+
+
+def hear(session, message, now=NOW):
+    return session.handle(ServerSaid(message), now)
+
+
+def train(session, number, now=NOW):
+    """Bring a session to the point where the update of a round is kept and under way."""
+    hear(session, task(number), now)
+    session.handle(WeightsArrived(number, b"weights", 10, 0.1), now)
+    session.handle(TrainingDone(number, b"state", 100, 4, 0.5, 2.0), now)
+    return session.handle(UpdateKept(update(number)), now)
+
+
+# --- profile ------------------------------------------------------------------------------------
+
+
+def test_the_server_s_state_makes_a_device_measure_itself():
+    session = new_session()
+    assert hear(session, SERVER) == [MakeProfile(SERVER)]
+    assert session.busy == "profiling"
+    assert session.handle(ProfileMade(PROFILE), NOW) == [Say(PROFILE)]
+    assert session.busy == "idle"
+
+
+def test_the_same_state_again_changes_nothing(ready):
+    assert hear(ready, msgspec.structs.replace(SERVER, session=2, seq=9)) == []
+
+
+def test_an_offline_server_changes_nothing(ready):
+    assert hear(ready, m.ServerState(status=LinkStatus.OFFLINE)) == []
+    assert ready.heartbeat_s == SERVER.heartbeat_s
+
+
+def test_another_model_is_measured_anew(ready):
+    other = msgspec.structs.replace(SERVER, spec_hash="6" * 64)
+    assert hear(ready, other) == [MakeProfile(other)]
+
+
+def test_a_model_that_changes_while_it_is_measured_is_measured_again():
+    session = new_session()
+    hear(session, SERVER)
+    other = msgspec.structs.replace(SERVER, spec_hash="6" * 64)
+    assert hear(session, other) == []
+    assert session.handle(ProfileMade(PROFILE), NOW) == [Say(PROFILE), MakeProfile(other)]
+
+
+def test_a_device_that_cannot_train_says_so_and_measures_only_its_facts():
+    session = new_session(can_train=False)
+    assert hear(session, SERVER) == [MakeProfile(SERVER)]
+    assert session.busy == "idle"
+
+
+def test_the_profile_is_said_again_after_every_connect(ready):
+    assert ready.connected() == [Say(PROFILE)]
+
+
+@pytest.mark.parametrize("nonsense", [0.0, -1.0, float("nan"), float("inf"), 1e-9])
+def test_an_absurd_heartbeat_makes_no_busy_loop(nonsense):
+    session = new_session()
+    hear(session, msgspec.structs.replace(SERVER, heartbeat_s=nonsense))
+    assert session.heartbeat_s == 30.0
+
+
+@pytest.mark.parametrize("nonsense", [0, -1, 10**9])
+def test_an_absurd_block_size_is_not_used(nonsense):
+    session = new_session()
+    hear(session, msgspec.structs.replace(SERVER, block_size=nonsense))
+    assert session.block_size == 65536
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_from_acceptance_to_an_update_that_is_kept_before_it_is_sent(ready):
+    given = task(1)
+    accepted = Say(m.Progress(round=1, stage=Stage.ACCEPTED))
+    assert hear(ready, given) == [accepted, FetchWeights(given, BUDGET_S)]
+    assert ready.busy == "training"
+    started, training = ready.handle(WeightsArrived(1, b"weights", 10, 0.1), NOW)
+    assert started.message.stage is Stage.STARTED
+    assert started.message.downloaded_bytes == 10
+    assert isinstance(training, Train)
+    assert (training.task, training.weights) == (given, b"weights")
+    (kept,) = ready.handle(TrainingDone(1, b"state", 100, 4, 0.5, 2.0), NOW)
+    assert kept == KeepUpdate(given, b"state", 100, 4, 0.5, 0.1, 2.0)
+    assert ready.handle(UpdateKept(update(1)), NOW) == [SendUpdate(update(1))]
+    assert ready.busy == "transferring"
+    uploaded = Say(m.Progress(round=1, stage=Stage.UPLOADED))
+    assert ready.handle(UpdateSent(1), NOW) == [uploaded]
+    assert hear(ready, receipt(1)) == [SettleUpdate(1, "d" * 64)]
+    assert ready.busy == "idle"
+
+
+def test_a_task_that_is_delivered_again_is_not_begun_again(ready):
+    hear(ready, task(1))
+    assert hear(ready, task(1)) == []
+
+
+def test_a_task_whose_update_is_under_way_is_not_trained_again(ready):
+    train(ready, 1)
+    assert hear(ready, task(1)) == []
+
+
+def test_a_task_whose_update_was_sent_is_answered_with_its_announcement(ready):
+    train(ready, 1)
+    ready.handle(UpdateSent(1), NOW)
+    assert hear(ready, task(1)) == [Say(update(1))]
+
+
+def test_a_task_whose_update_waits_from_before_a_restart_is_sent_and_not_trained():
+    session = new_session(pending={1: update(1)})
+    hear(session, SERVER)
+    session.handle(ProfileMade(PROFILE), NOW)
+    assert hear(session, task(1)) == [SendUpdate(update(1))]
+
+
+def test_a_task_that_arrives_while_the_device_measures_itself_waits():
+    session = new_session()
+    hear(session, SERVER)
+    assert hear(session, task(1)) == []
+    said, accepted, fetch = session.handle(ProfileMade(PROFILE), NOW)
+    assert said == Say(PROFILE)
+    assert accepted.message.stage is Stage.ACCEPTED
+    assert isinstance(fetch, FetchWeights)
+
+
+def test_a_newer_task_takes_the_place_of_the_one_under_way(ready):
+    hear(ready, task(1))
+    cancel, accepted, fetch = hear(ready, task(2))
+    assert cancel == CancelTask(1)
+    assert accepted.message.round == fetch.task.round == 2
+    assert ready.handle(WeightsArrived(1, b"old", 1, 0.1), NOW) == []
+    assert ready.handle(TrainingDone(1, b"old", 1, 1, 0.0, 0.1), NOW) == []
+
+
+def test_an_older_task_does_not_disturb_the_one_under_way(ready):
+    hear(ready, task(2))
+    assert hear(ready, task(1)) == []
+
+
+def test_a_device_that_cannot_train_declines_every_time_it_is_asked():
+    session = new_session(can_train=False)
+    hear(session, SERVER)
+    (first,) = hear(session, task(1))
+    assert first.message.stage is Stage.DECLINED
+    assert first.message.reason is DropReason.DECLINED
+    assert first.message.detail == "no torch"
+    assert hear(session, task(1)) == [first]
+
+
+@pytest.mark.parametrize("reason", [DropReason.OUT_OF_MEMORY, DropReason.BAD_BYTES])
+def test_a_task_that_breaks_is_reported_and_not_begun_again(ready, reason):
+    hear(ready, task(1))
+    (failed,) = ready.handle(TaskBroke(1, reason, "why"), NOW)
+    assert failed == Say(m.Progress(round=1, stage=Stage.FAILED, reason=reason, detail="why"))
+    assert hear(ready, task(1)) == [failed]
+    assert ready.busy == "idle"
+
+
+def test_the_end_of_a_task_that_is_not_under_way_is_ignored(ready):
+    assert ready.handle(TaskBroke(7, DropReason.LATE, ""), NOW) == []
+    assert ready.handle(WeightsArrived(7, b"", 0, 0.0), NOW) == []
+    assert ready.handle(TrainingDone(7, b"", 0, 0, 0.0, 0.0), NOW) == []
+
+
+def test_a_task_is_cancelled_at_its_deadline(ready):
+    hear(ready, task(1))
+    assert ready.handle(Tick(), NOW + BUDGET_S - 0.1) == []
+    cancel, failed = ready.handle(Tick(), NOW + BUDGET_S)
+    assert cancel == CancelTask(1)
+    assert failed.message.reason is DropReason.LATE
+    assert ready.handle(Tick(), NOW + BUDGET_S + 1) == []
+    assert ready.handle(TrainingDone(1, b"state", 1, 1, 0.0, 1.0), NOW + BUDGET_S + 1) == []
+
+
+# --- updates and receipts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [receipt(1, "e"), receipt(2), receipt(9, "f")])
+def test_a_receipt_for_another_update_settles_nothing(ready, wrong):
+    train(ready, 1)
+    assert hear(ready, wrong) == []
+    assert hear(ready, receipt(1)) == [SettleUpdate(1, "d" * 64)]
+
+
+def test_a_receipt_that_is_delivered_again_settles_nothing_more(ready):
+    train(ready, 1)
+    hear(ready, receipt(1))
+    assert hear(ready, receipt(1)) == []
+
+
+def test_a_refusal_settles_too(ready):
+    train(ready, 1)
+    refusal = msgspec.structs.replace(
+        receipt(1), verdict=Verdict.REFUSED, reason=DropReason.LATE, detail="closed"
+    )
+    assert hear(ready, refusal) == [SettleUpdate(1, "d" * 64)]
+
+
+def test_a_receipt_that_comes_before_the_end_of_the_upload_ends_it_quietly(ready):
+    train(ready, 1)
+    hear(ready, receipt(1))
+    assert ready.handle(UpdateSent(1), NOW) == []
+    assert ready.busy == "idle"
+
+
+def test_after_a_restart_updates_without_a_receipt_are_sent_with_the_first_connect():
+    session = new_session(pending={3: update(3), 4: update(4, "e")})
+    assert session.connected() == [SendUpdate(update(3)), SendUpdate(update(4, "e"))]
+
+
+def test_an_upload_under_way_is_not_begun_a_second_time_by_a_new_connection(ready):
+    train(ready, 1)
+    assert ready.connected() == [Say(PROFILE)]
+
+
+def test_an_upload_that_is_through_is_only_announced_again(ready):
+    train(ready, 1)
+    ready.handle(UpdateSent(1), NOW)
+    assert ready.connected() == [Say(PROFILE), Say(update(1))]
+
+
+def test_an_upload_is_sent_again_once_if_no_receipt_comes_after_a_new_connection(ready):
+    train(ready, 1)
+    ready.handle(UpdateSent(1), NOW)
+    ready.connected()
+    assert ready.handle(Tick(), NOW) == []
+    assert ready.handle(Tick(), NOW + SEND_AGAIN_S - 0.1) == []
+    assert ready.handle(Tick(), NOW + SEND_AGAIN_S) == [SendUpdate(update(1))]
+    ready.handle(UpdateSent(1), NOW + SEND_AGAIN_S)
+    assert ready.handle(Tick(), NOW + 10 * SEND_AGAIN_S) == []
+
+
+def test_nothing_is_sent_again_without_a_new_connection(ready):
+    train(ready, 1)
+    ready.handle(UpdateSent(1), NOW)
+    ready.handle(Tick(), NOW)
+    assert ready.handle(Tick(), NOW + 10 * SEND_AGAIN_S) == []
+
+
+# --- standing -----------------------------------------------------------------------------------
+
+
+def test_a_standing_is_noted_when_it_changes(ready):
+    first = m.Standing(participation=m.Participation.TAKES_PART, reason="width 0.5")
+    counted = msgspec.structs.replace(first, rounds_taken=1)
+    other = m.Standing(participation=m.Participation.SUSPENDED, reason="by anna")
+    assert hear(ready, first) == [NoteStanding(first)]
+    assert hear(ready, counted) == []
+    assert ready.standing == counted
+    assert hear(ready, other) == [NoteStanding(other)]
+
+
+# --- deployments --------------------------------------------------------------------------------
+
+
+def order(
+    counter=1, *, manifest=MANIFEST, key=KEY, blob_key=b"k" * 32, until=NOW + 3600.0, **parts
+):
+    document = m.Deployment(
+        fleet=FLEET,
+        device=DEVICE,
+        counter=counter,
+        digest=manifest.digest if manifest else "",
+        reason="test",
+        expires_at=until,
+    )
+    if manifest is None:
+        return m.DeploymentOrder(deployment=sign(document, "deployment", key))
+    release = m.Release(
+        fleet=FLEET, version=1, manifest=manifest, created_at=NOW, expires_at=NOW + 3600.0
+    )
+    reference = m.BlobReference(
+        blob="a" * 64, size=99, block_size=4096, plaintext=manifest.digest, encrypted=True
+    )
+    return m.DeploymentOrder(
+        deployment=sign(document, "deployment", key),
+        release=sign(release, "release", key),
+        blob=reference,
+        key=blob_key,
+    )
+
+
+def confirmed(counter=1, digest=MANIFEST.digest):
+    return m.Report(counter=counter, state=InstallState.CONFIRMED, running=digest, width=0.5)
+
+
+def failed(counter=1, code=TRY_AGAIN):
+    return m.Report(counter=counter, state=InstallState.FAILED, code=code)
+
+
+def test_a_good_order_is_installed_and_the_outcome_said(ready):
+    given = order()
+    (install,) = hear(ready, given)
+    assert isinstance(install, Install)
+    assert install.release.manifest == MANIFEST
+    assert install.order == given
+    assert ready.handle(InstallDone(confirmed()), NOW) == [Say(confirmed())]
+
+
+def test_an_order_that_is_delivered_again_is_answered_with_the_report(ready):
+    hear(ready, order())
+    assert hear(ready, order()) == [], "it is being installed"
+    ready.handle(InstallDone(confirmed()), NOW)
+    assert hear(ready, order()) == [Say(confirmed())]
+
+
+def test_an_order_from_before_a_restart_is_answered_with_the_report():
+    session = new_session(installed=Installed(1, MANIFEST.digest, confirmed()))
+    assert hear(session, order()) == [Say(confirmed())]
+
+
+def test_an_order_that_was_not_finished_before_a_restart_is_carried_out_again():
+    session = new_session(installed=Installed(1, MANIFEST.digest, None))
+    (install,) = hear(session, order())
+    assert isinstance(install, Install)
+
+
+def test_a_newer_order_is_carried_out_while_an_older_one_is_under_way(ready):
+    hear(ready, order(1))
+    (install,) = hear(ready, order(2, manifest=OTHER_MANIFEST))
+    assert install.deployment.counter == 2
+    assert ready.handle(InstallDone(confirmed(1)), NOW) == [Say(confirmed(1))]
+    ready.handle(InstallDone(confirmed(2, OTHER_MANIFEST.digest)), NOW)
+    (refused,) = hear(ready, order(1))
+    assert refused.message.code == "older-counter"
+
+
+def test_an_order_without_a_model_takes_the_model_away(ready):
+    (remove,) = hear(ready, order(manifest=None))
+    assert isinstance(remove, RemoveModel)
+    assert remove.deployment.digest == ""
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (order(2, key=bytes(32)), "bad-signature"),
+        (order(2, until=NOW), "expired"),
+        (order(1, manifest=OTHER_MANIFEST), "older-counter"),
+        (order(0), "older-counter"),
+    ],
+)
+def test_a_refused_order_changes_nothing_and_its_report_names_what_runs(bad, code):
+    session = new_session(installed=Installed(1, MANIFEST.digest, confirmed()))
+    (refused,) = hear(session, bad)
+    report = refused.message
+    assert (report.state, report.code) == (InstallState.REFUSED, code)
+    assert report.running == MANIFEST.digest
+    assert report.counter != 1, "it must not unsay what was confirmed about the order in force"
+    assert hear(session, order(1)) == [Say(confirmed())]
+
+
+def test_an_install_that_could_not_be_done_now_is_tried_again_later(ready):
+    hear(ready, order())
+    assert ready.handle(InstallDone(failed()), NOW) == [Say(failed())]
+    assert ready.handle(Tick(), NOW + RETRY_S - 0.1) == []
+    (install,) = ready.handle(Tick(), NOW + RETRY_S)
+    assert isinstance(install, Install)
+    ready.handle(InstallDone(confirmed()), NOW + RETRY_S)
+    assert ready.handle(Tick(), NOW + 3 * RETRY_S) == []
+
+
+def test_an_install_that_failed_for_good_is_not_tried_again(ready):
+    hear(ready, order())
+    ready.handle(InstallDone(failed(code="crashed")), NOW)
+    assert ready.handle(Tick(), NOW + 3 * RETRY_S) == []
+    assert hear(ready, order()) == [Say(failed(code="crashed"))]
+
+
+def test_an_order_that_expires_before_it_is_tried_again_is_refused_once(ready):
+    hear(ready, order(until=NOW + 10.0))
+    ready.handle(InstallDone(failed()), NOW)
+    (refused,) = ready.handle(Tick(), NOW + RETRY_S)
+    assert refused.message.code == "expired"
+    assert ready.handle(Tick(), NOW + RETRY_S + 1) == []
+
+
+def test_an_order_without_its_key_is_asked_for_and_not_installed(ready):
+    # The server had an answer about this order and shares the blob no more; the disk has lost it.
+    (asked,) = hear(ready, order(blob_key=b""))
+    assert asked.message == m.Report(counter=1, state=InstallState.DOWNLOADING)
+    (install,) = hear(ready, order())
+    assert isinstance(install, Install)
+
+
+def test_while_an_install_waits_to_be_tried_again_its_blob_is_not_asked_for(ready):
+    hear(ready, order())
+    ready.handle(InstallDone(failed()), NOW)
+    assert hear(ready, order(blob_key=b"")) == []
