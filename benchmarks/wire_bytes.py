@@ -89,9 +89,14 @@ def _count(devices: int, rounds: int, model: SlimmableModel) -> CountingBroker:
         ),
         presence=Presence(heartbeat_s=600.0),
     ).check()
-    logging.getLogger("edge_agent").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="slimfleet-bench-") as folder:
-        return asyncio.run(count_bytes(settings, model, devices, Path(folder)))
+    agent_log = logging.getLogger("edge_agent")
+    before = agent_log.level
+    agent_log.setLevel(logging.CRITICAL)
+    try:
+        with tempfile.TemporaryDirectory(prefix="slimfleet-bench-") as folder:
+            return asyncio.run(count_bytes(settings, model, devices, Path(folder)))
+    finally:
+        agent_log.setLevel(before)
 
 
 def _fleet_table(fleets: Mapping[int, CountingBroker], rounds: range) -> Table:

@@ -19,7 +19,7 @@ from broker import messages as m
 from broker.blobs import blob_key, seal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.envelope import sign
-from broker.errors import BlobError, DecodeError, LinkError
+from broker.errors import BlobError, DecodeError, LinkError, SizeError
 from broker.link import Connected, Disconnected, Link, Received
 from broker.ordering import LatestOnly
 from broker.topics import (
@@ -513,7 +513,11 @@ class Coordinator:
             stamped = msgspec.structs.replace(
                 message, session=self.state.epoch, seq=self._seq, sent_at=self._desk.clock()
             )
-            payload = encode(stamped)
+            try:
+                payload = encode(stamped)
+            except SizeError as error:  # one message that cannot be said must not end the server
+                log.error("not published on %s: %s", topic, error)
+                return
         await self._link.publish(
             topic_for(self.settings.fleet, topic),
             payload,
