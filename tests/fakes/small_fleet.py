@@ -17,6 +17,8 @@ import numpy as np
 
 import edge_agent.installation
 import journal.crashpoints
+import journal.platform
+import journal.store
 from broker.codec import decode_on, encode
 from broker.memory import MemoryBroker, MemoryLink
 from broker.permissions import device_permissions, operator_permissions, server_permissions
@@ -113,6 +115,11 @@ def permissions_of(user):
     return device_permissions(FLEET, user)
 
 
+def _set_up_unflushed(connection, set_up=journal.store._set_up):
+    set_up(connection)
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 class SmallFleet:
     """One server and some devices on a broker in memory.
 
@@ -157,6 +164,9 @@ class SmallFleet:
             mock.patch.object(edge_agent.installation, "probe", mock.AsyncMock(return_value=SOUND))
         )
         self._stack.enter_context(mock.patch.object(journal.crashpoints, "os", stand_in_for_os()))
+        # A killed process leaves what it wrote, flushed or not: here a flush only takes time.
+        self._stack.enter_context(mock.patch.object(journal.platform, "flush", return_value=None))
+        self._stack.enter_context(mock.patch.object(journal.store, "_set_up", _set_up_unflushed))
         rng = np.random.default_rng(0)
         np.savez(
             self.samples,

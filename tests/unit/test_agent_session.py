@@ -6,32 +6,36 @@ import pytest
 from broker import messages as m
 from broker.envelope import Verifier, public_key_of, sign
 from broker.messages import DropReason, InstallState, LinkStatus, Stage, Verdict
+from edge_agent.actions import (
+    CancelTask,
+    FetchWeights,
+    Install,
+    KeepUpdate,
+    MakeProfile,
+    NoteStanding,
+    RemoveModel,
+    Say,
+    SendUpdate,
+    SettleUpdate,
+    Train,
+)
+from edge_agent.inputs import (
+    InstallDone,
+    ProfileMade,
+    ServerSaid,
+    TaskBroke,
+    Tick,
+    TrainingDone,
+    UpdateKept,
+    UpdateSent,
+    WeightsArrived,
+)
 from edge_agent.session import (
     RETRY_S,
     SEND_AGAIN_S,
     TRY_AGAIN,
     AgentSession,
-    CancelTask,
-    FetchWeights,
-    Install,
-    InstallDone,
     Installed,
-    KeepUpdate,
-    MakeProfile,
-    NoteStanding,
-    ProfileMade,
-    RemoveModel,
-    Say,
-    SendUpdate,
-    ServerSaid,
-    SettleUpdate,
-    TaskBroke,
-    Tick,
-    Train,
-    TrainingDone,
-    UpdateKept,
-    UpdateSent,
-    WeightsArrived,
 )
 from tests.fakes.toy_onnx import always
 
