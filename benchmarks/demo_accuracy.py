@@ -125,7 +125,7 @@ def measure(arguments: argparse.Namespace) -> Result:
                 "an accuracy is the share of right windows; the unseen person has 519 of them, so"
                 " one percent is five windows"
             ),
-            "choose settings by the validation column: who chooses by the unseen person has seen it",
+            "choose settings by the validation column: the unseen person must decide nothing",
         ),
     )
 

@@ -145,6 +145,7 @@ class Coordinator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
+        self._ending = False
         self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
 
     # --- life ------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Coordinator:
                 match event:
                     case Received():
                         self._receive(event)
-                    case Connected():
+                    case Connected() if not self._ending:
                         log.info("connected to the broker")
                         self._say_all_again()
                     case Disconnected(reason):
@@ -179,6 +180,7 @@ class Coordinator:
         """Say goodbye and end `run`."""
         offline = m.ServerState(status=m.LinkStatus.OFFLINE, session=self.state.epoch)
         topic = topic_for(self.settings.fleet, ServerTopic(ServerTells.STATE))
+        self._ending = True
         # Without a broker there is nobody to say it to.
         with contextlib.suppress(LinkError, TimeoutError):
             goodbye = self._link.publish(topic, encode(offline), retain=True)
@@ -506,6 +508,8 @@ class Coordinator:
         await asyncio.gather(*(self._say(topic, body) for topic, body in changed.items()))
 
     async def _say(self, topic: Topic, message: m.Message | None) -> None:
+        if self._ending:
+            return  # nothing is said after the goodbye
         self._published[topic] = message
         payload = b""
         if message is not None:

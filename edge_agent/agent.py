@@ -56,6 +56,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Telemetry: DeviceSays.TELEMETRY,
 }
 TICK_S = 0.5
+GOODBYE_S = 2.0
 TEXT_LIMIT = 1000  # characters
 
 
@@ -168,6 +169,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: dict[int, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
+        self._ending = False
         self._link_rate = identity.link_bytes_per_s
 
     async def run(self) -> None:
@@ -181,7 +183,7 @@ class Agent:
                 match event:
                     case Received():
                         self._receive(event)
-                    case Connected():
+                    case Connected() if not self._ending:
                         log.info("connected to the broker")
                         self._spawn(self._born())
                         self._do(self._session.connected())
@@ -197,9 +199,10 @@ class Agent:
 
     async def stop(self) -> None:
         """Say goodbye and end `run`."""
+        goodbye = self._publish(m.Birth(status=m.LinkStatus.OFFLINE, cause="shutdown"))
+        self._ending = True
         with contextlib.suppress(LinkError, TimeoutError):
-            goodbye = m.Birth(status=m.LinkStatus.OFFLINE, cause="shutdown")
-            await asyncio.wait_for(self._say(goodbye), 2.0)
+            await asyncio.wait_for(goodbye, GOODBYE_S)
         await self._link.stop()
 
     # --- in --------------------------------------------------------------------------------------
@@ -227,6 +230,11 @@ class Agent:
     # --- out -------------------------------------------------------------------------------------
 
     async def _say(self, message: m.Message) -> None:
+        if self._ending:
+            raise LinkError(f"{self._id.device} is ending: nothing is said after the goodbye")
+        await self._publish(message)
+
+    async def _publish(self, message: m.Message) -> None:
         self._seq += 1
         topic = UpTopic(self._id.device, CHANNEL_OF[type(message)])
         stamped = msgspec.structs.replace(

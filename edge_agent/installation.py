@@ -16,7 +16,7 @@ import numpy as np
 from broker import messages as m
 from broker.codec import decode_struct
 from broker.envelope import Verifier
-from broker.errors import BrokerError, DecodeError, DigestError
+from broker.errors import BrokerError, DecodeError, DigestError, LinkError
 from edge_agent.actions import Install, RemoveModel
 from edge_agent.inference import Predictor
 from edge_agent.model_folder import InstalledModel
@@ -135,6 +135,8 @@ class ModelInstaller:
             report = await self._put_into_service(placed, counter, tell)
         except DigestError as error:
             return self._failed(counter, m.InstallState.REFUSED, error.code, str(error))
+        except LinkError:
+            raise  # the agent is ending; the deployment is still in force when it starts again
         except BrokerError as error:
             code = getattr(error, "code", "refused")
             return self._failed(counter, m.InstallState.REFUSED, code, str(error))

@@ -142,12 +142,13 @@ def _verifier(config: AgentConfig) -> Verifier:
 def next_session(path: Path) -> int:
     """Return the number of this start, one above the last, and keep it.
 
-    An unreadable file starts from the clock, which is above any counted number.
+    Without a readable file (a device set up anew, a damaged disk) it starts from the clock, which is
+    above any counted number: the server takes a lower one for a message of the past.
     """
     try:
         last = int(json.loads(path.read_bytes())["session"])
     except FileNotFoundError:
-        last = 0
+        last = int(time.time())
     except (ValueError, KeyError, TypeError) as error:
         last = int(time.time())
         log.warning("%s is unreadable (%s): going on from %d", path, error, last)

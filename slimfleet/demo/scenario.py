@@ -22,7 +22,7 @@ MODEL_OPTIONS: dict[str, Any] = {
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
 # Fine where accuracy changes with width, coarse where it hardly does.
 LADDER = (1 / 16, 3 / 32, 1 / 8, 5 / 32, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
-DEADLINE_S = 4.5
+DEADLINE_S = 5.5
 MAX_DEVICES = len(watch.TRAIN_PEOPLE)
 
 
@@ -71,7 +71,7 @@ def make_scenario(folder: Path, *, devices: int, rounds: int, seed: int) -> Scen
         options=MODEL_OPTIONS,
         widths=GRID,
         seed=seed,
-        training=Training(steps=16, batch_size=32, learning_rate=0.0125),
+        training=Training(steps=20, batch_size=32, learning_rate=0.015),
         rounds=Rounds(
             budget=rounds,
             minimum=min(10, rounds),

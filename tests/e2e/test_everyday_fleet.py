@@ -179,6 +179,13 @@ def alone(fleet, story):
         ),
         "everybody is back",
     )
+    # Presence is a lease: it may stand from before the broker went.
+    fleet.wait(
+        lambda: all(
+            fleet.log(name).count("connected to the broker") == 2 for name in fleet.devices
+        ),
+        "everybody is connected again",
+    )
 
 
 def goodbye(fleet, story):

@@ -15,7 +15,12 @@ from tests.fakes.real_fleet import (
     check_history,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.mqtt, pytest.mark.torch]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.mqtt,
+    pytest.mark.torch,
+    pytest.mark.timeout(240),
+]
 PLANT_MODEL = '''
 """Predicts a bearing's temperature from load, speed and the temperature of the room."""
 

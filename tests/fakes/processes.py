@@ -89,7 +89,7 @@ class Process:
         self.tasks = set()
         self.passed = Counter()
         self.link = None
-        self._body = None
+        self.body_task = None
 
     @property
     def folder(self):
@@ -101,8 +101,8 @@ class Process:
         self.fleet.broker.heal(self.user)
         self.died.clear()
         self.alive = True
-        self._body = asyncio.get_running_loop().create_task(self._live())
-        self.tasks.add(self._body)
+        self.body_task = asyncio.get_running_loop().create_task(self._live())
+        self.tasks.add(self.body_task)
 
     async def _live(self):
         PROCESS.set(self)
@@ -113,9 +113,9 @@ class Process:
 
     def check(self):
         """Fail if the process ended by itself."""
-        if self.alive and self._body.done():
+        if self.alive and self.body_task.done():
             self.alive = False
-            error = None if self._body.cancelled() else self._body.exception()
+            error = None if self.body_task.cancelled() else self.body_task.exception()
             raise AssertionError(f"{self.user} ended by itself: {error!r}") from error
 
     def passes(self, place):

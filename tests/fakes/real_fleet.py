@@ -53,7 +53,7 @@ SERVER = "server"
 OPERATOR = "operator"
 BROKER = "broker"
 POLL_S = 0.02
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 END_S = 15.0
 PORTION = 5  # every fifth window of a person: enough to train and measure something
 OPTIONS = {
@@ -461,7 +461,7 @@ def small_campaign(devices: int) -> dict[str, Any]:
         "rounds": {
             "budget": 2,
             "minimum": 2,
-            "deadline_s": 20.0,
+            "deadline_s": 60.0,
             "quorum": 1,
             "min_devices": devices,
             "gather_s": 60.0,

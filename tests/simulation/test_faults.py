@@ -4,6 +4,7 @@ import asyncio
 import random
 import shutil
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from broker.topics import (
 from coordinator.fleet import Phase
 from edge_agent.inference import Predictor
 from journal import events as e
+from journal.errors import DiskFullError
 from journal.events import LinkState
 from tests.fakes.small_fleet import (
     EPOCH,
@@ -470,6 +472,20 @@ async def test_work_that_fails_now_and_then_is_done_again(tmp_path):
     async with SmallFleet(tmp_path, two_devices(), settings=together(), jobs=jobs) as fleet:
         await fleet.until(fleet.finished)
         assert len(fleet.events(e.WorkFailed)) == 5
+        assert set(fleet.confirmed()) == {PRESS, LATHE}
+
+
+@simulated
+async def test_a_server_that_cannot_write_its_journal_ends_with_the_error(tmp_path):
+    async with SmallFleet(tmp_path, two_devices(), settings=together()) as fleet:
+        await fleet.until(fleet.training(1))
+        server, error = fleet.server, DiskFullError(28, "no room to append")
+        with mock.patch.object(server.journal, "append", side_effect=error):
+            with pytest.raises(DiskFullError):
+                await asyncio.wait_for(server.body_task, 60.0)
+            await server.kill()
+        await server.start()
+        await fleet.until(fleet.finished)
         assert set(fleet.confirmed()) == {PRESS, LATHE}
 
 
