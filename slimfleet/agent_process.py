@@ -142,8 +142,8 @@ def _verifier(config: AgentConfig) -> Verifier:
 def next_session(path: Path) -> int:
     """Return the number of this start, one above the last, and keep it.
 
-    Without a readable file (a device set up anew, a damaged disk) it starts from the clock, which is
-    above any counted number: the server takes a lower one for a message of the past.
+    Without a readable file (a device set up anew, a damaged disk) it starts from the clock, which
+    is above any counted number: the server takes a lower one for a message of the past.
     """
     try:
         last = int(json.loads(path.read_bytes())["session"])
