@@ -265,11 +265,12 @@ async def test_messages_and_the_last_will_of_an_older_session_are_ignored(tmp_pa
     slow = DeviceSettings(trainer={"train_s": 5.0})
     async with SmallFleet(tmp_path, two_devices(lathe=slow), settings=settings) as fleet:
         await fleet.until(fleet.training(1))
+        first = fleet.state.devices[LATHE].session
         await fleet.devices[LATHE].kill()
         await fleet.devices[LATHE].start()
-        await fleet.until(lambda: fleet.state.devices[LATHE].session == 2)
-        old = {"session": 1, "seq": 999}
-        birth = m.Birth(status=LinkStatus.OFFLINE, cause="will", session=1)
+        await fleet.until(lambda: fleet.state.devices[LATHE].session == first + 1)
+        old = {"session": first, "seq": 999}
+        birth = m.Birth(status=LinkStatus.OFFLINE, cause="will", session=first)
         failed = m.Progress(round=1, stage=m.Stage.FAILED, detail="from the past", **old)
         report = m.Report(counter=7, state=InstallState.CONFIRMED, running="f" * 64, **old)
         for channel, said in (
