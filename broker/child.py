@@ -112,7 +112,7 @@ class BrokerProcess:
             try:
                 with self._log.open("ab") as log:
                     process = subprocess.Popen(
-                        _bound_to_parent(self._command),
+                        bound_to_parent(self._command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -244,7 +244,11 @@ class ChildBroker(ABC):
         self.stop()
 
 
-def _bound_to_parent(command: list[str]) -> list[str]:
+def bound_to_parent(command: list[str]) -> list[str]:
+    """Return the command, killed by the kernel when the thread that starts it ends, where it can.
+
+    Only Linux can; elsewhere the command comes back as it is.
+    """
     if sys.platform == "linux" and (setpriv := shutil.which("setpriv")) is not None:
         return [setpriv, "--pdeathsig", "KILL", "--", *command]
     return command

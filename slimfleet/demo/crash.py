@@ -26,7 +26,8 @@ class CrashTest:
         if self._before or state.phase is not Phase.TRAINING or current is None:
             return False
         accepted = [name for name, task in current.tasks.items() if task.update]
-        if current.number < CRASH_ROUND or not accepted or len(accepted) == len(current.tasks):
+        enough = max(1, len(current.tasks) // 2)
+        if current.number < CRASH_ROUND or not enough <= len(accepted) < len(current.tasks):
             return False
         self._kill()
         self._before, self._round = list(records), current.number

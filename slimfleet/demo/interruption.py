@@ -1,4 +1,7 @@
-"""Ctrl+C and SIGTERM for a process with children: neither hits between a start and its record."""
+"""Ctrl+C, SIGTERM and a closed terminal, for a process that has children to end.
+
+None of them hits between the start of a child and its entry in the list of children.
+"""
 
 import contextlib
 import signal
@@ -6,13 +9,16 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal says SIGHUP, where there is such a thing.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interruption:
-    """Raises KeyboardInterrupt once, for the first SIGINT or SIGTERM while the block runs.
+    """Raises KeyboardInterrupt once, for the first of these signals while the block runs.
 
-    Once only: whatever comes later would cut short the ending of the children.
+    Once only: whatever comes later would cut short the ending of the children. A signal that is
+    ignored already, as under ``nohup``, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -24,7 +30,9 @@ class Interruption:
 
     def __enter__(self) -> Self:
         """Take the signals over."""
-        self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from broker.child import bound_to_parent
 from slimfleet.demo.interruption import Interruption
 
 END_S = 5.0
@@ -35,7 +36,7 @@ class ProcessGroup:
         log_file = (self.logs / f"{name}.log").open("ab")
         with log_file as log, self.interruption.held():
             self.children[name] = subprocess.Popen(
-                [sys.executable, "-m", "slimfleet", *arguments],
+                bound_to_parent([sys.executable, "-m", "slimfleet", *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

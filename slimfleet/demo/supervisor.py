@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from broker.child import bound_to_parent
+from broker.address import BrokerAddress
 from broker.embedded import EmbeddedBroker
+from broker.errors import LinkError
 from broker.permissions import device_permissions, operator_permissions, server_permissions
 from coordinator.fleet import Phase
 from journal.disk import make_folder
@@ -29,6 +33,7 @@ from slimfleet.demo.watching import CampaignWatcher
 from slimfleet.keys import load_identity, public_key
 
 POLL_S = 0.25
+CONNECT_S = 5.0
 SERVER = "server"
 OPERATOR = "operator"
 
@@ -132,6 +137,7 @@ def _start_broker(
     stack: ExitStack, plan: scenario.Scenario, options: DemoOptions
 ) -> tuple[str, Mapping[str, str]]:
     if options.broker:
+        _check_reachable(options.broker)
         return options.broker, {}
     members = {m.device: device_permissions(plan.fleet, m.device) for m in plan.devices}
     members[SERVER] = server_permissions(plan.fleet)
@@ -143,6 +149,22 @@ def _start_broker(
     )
     stack.enter_context(broker)
     return str(broker.address), passwords
+
+
+def _check_reachable(url: str) -> None:
+    """Refuse a broker that does not answer now: the fleet would retry it for ever.
+
+    Raises:
+        LinkError: nothing listens there.
+        BrokerConfigError: not a broker's URL.
+    """
+    address = BrokerAddress.parse(url)
+    try:
+        socket.create_connection((address.host, address.port), CONNECT_S).close()
+    except OSError as error:
+        raise LinkError(
+            f"no broker answers at {url} ({error}); start it, or leave --broker out"
+        ) from (error)
 
 
 def _start_agents(
@@ -190,7 +212,9 @@ class _Alone:
         path = self._plan.folder / "alone-settings.json"
         path.write_text(json.dumps(settings))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "slimfleet.demo.alone", str(path), str(self._target)],
+            bound_to_parent(
+                [sys.executable, "-m", "slimfleet.demo.alone", str(path), str(self._target)]
+            ),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

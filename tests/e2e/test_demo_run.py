@@ -241,14 +241,27 @@ def test_a_killed_server_goes_on_with_the_same_round_and_the_output_says_so(cras
     assert [one.round for one in events if isinstance(one, e.RoundOpened)] == [1, 2, 3, 4]
 
 
-def test_a_demo_that_is_asked_to_end_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 130),
+        (signal.SIGHUP, 130),
+        pytest.param(
+            signal.SIGKILL,
+            -signal.SIGKILL,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends them then"),
+        ),
+    ],
+)
+def test_a_demo_that_ends_early_leaves_no_process_behind(tmp_path, number, status):
     demo = Demo(tmp_path, "--rounds", "2", "--keep")
     me = psutil.Process(demo.process.pid)
     children = []
-    while len(children) < 5 and demo.process.poll() is None:
+    # The broker, the stand-alone training, the server and the first agent.
+    while len(children) < 4 and demo.process.poll() is None:
         children = me.children(recursive=True)
-    os.kill(demo.process.pid, signal.SIGTERM)
+    os.kill(demo.process.pid, number)
     demo.process.communicate(timeout=60)
-    assert demo.process.returncode == 130
+    assert demo.process.returncode == status
     _, alive = psutil.wait_procs(children, timeout=15)
     assert not alive

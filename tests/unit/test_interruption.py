@@ -4,10 +4,10 @@ import signal
 
 import pytest
 
-from slimfleet.demo.interruption import Interruption
+from slimfleet.demo.interruption import SIGNALS, Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_block(number):
     with pytest.raises(KeyboardInterrupt), Interruption():
         signal.raise_signal(number)
@@ -35,6 +35,15 @@ def test_only_the_first_signal_counts_so_that_the_ending_is_not_cut_short():
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_after_the_block_signals_mean_what_they_meant_before():
