@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from broker.child import bound_to_parent
 from broker.address import BrokerAddress
+from broker.child import bound_to_parent
 from broker.embedded import EmbeddedBroker
 from broker.errors import LinkError
 from broker.permissions import device_permissions, operator_permissions, server_permissions
