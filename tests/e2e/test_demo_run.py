@@ -241,19 +241,8 @@ def test_a_killed_server_goes_on_with_the_same_round_and_the_output_says_so(cras
     assert [one.round for one in events if isinstance(one, e.RoundOpened)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [
-        (signal.SIGTERM, 130),
-        (signal.SIGHUP, 130),
-        pytest.param(
-            signal.SIGKILL,
-            -signal.SIGKILL,
-            marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends them then"),
-        ),
-    ],
-)
-def test_a_demo_that_ends_early_leaves_no_process_behind(tmp_path, number, status):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_asked_to_end_while_it_starts_leaves_no_process(tmp_path, number):
     demo = Demo(tmp_path, "--rounds", "2", "--keep")
     me = psutil.Process(demo.process.pid)
     children = []
@@ -262,6 +251,35 @@ def test_a_demo_that_ends_early_leaves_no_process_behind(tmp_path, number, statu
         children = me.children(recursive=True)
     os.kill(demo.process.pid, number)
     demo.process.communicate(timeout=60)
-    assert demo.process.returncode == status
-    _, alive = psutil.wait_procs(children, timeout=15)
+    assert demo.process.returncode == 130
+    check_ended(children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends them then")
+def test_a_demo_that_is_killed_takes_its_processes_along(tmp_path):
+    demo = Demo(tmp_path, "--rounds", "2", "--keep")
+    me = psutil.Process(demo.process.pid)
+    agents = []
+    while len(agents) < 3 and demo.process.poll() is None:
+        agents = [child for child in me.children() if "agent" in command_of(child)]
+    children = me.children(recursive=True)
+    demo.process.kill()
+    demo.process.communicate(timeout=60)
+    check_ended(children)
+
+
+def check_ended(processes):
+    """Check that none of the processes goes on, and end those that do."""
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    for process in alive:
+        process.kill()
     assert not alive
+
+
+def command_of(process):
+    """Return what a process runs; nothing while it is not yet what it was started to be."""
+    try:
+        words = process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+    return [] if "--pdeathsig" in words else words
