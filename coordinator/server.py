@@ -8,14 +8,14 @@ this shell makes it so. It holds no rule about federated learning.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from broker import messages as m
+from broker.background import BackgroundTasks
 from broker.blobs import blob_key, seal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.envelope import sign
@@ -142,9 +142,8 @@ class Coordinator:
         self._leftovers = self._share_list.entries()
         self._latest = LatestOnly()
         self._seq = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks(self._link)
         self._wake = asyncio.Event()
-        self._failure: BaseException | None = None
         self._ending = False
         self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
 
@@ -155,10 +154,10 @@ class Coordinator:
         self._apply(i.Started(self.settings, self._spec.spec_hash, self._software))
         await self._link.start()
         await self._link.subscribe(server_filters(self.settings.fleet))
-        self._spawn(self._publish_for_ever())
-        self._spawn(self._tick_for_ever())
+        self._background.spawn(self._publish_for_ever())
+        self._background.spawn(self._tick_for_ever())
         if not self._sharing:
-            self._spawn(self._clear_leftovers())
+            self._background.spawn(self._clear_leftovers())
         try:
             async for event in self._link.events():
                 match event:
@@ -169,11 +168,10 @@ class Coordinator:
                         self._say_all_again()
                     case Disconnected(reason):
                         log.warning("broker connection: %s", reason)
-            if self._failure:
-                raise self._failure
+            if self._background.failure:
+                raise self._background.failure
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._background.cancel()
             self._desk.jobs.close()
 
     async def stop(self) -> None:
@@ -186,22 +184,6 @@ class Coordinator:
             goodbye = self._link.publish(topic, encode(offline), retain=True)
             await asyncio.wait_for(goodbye, GOODBYE_S)
         await self._link.stop()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        error = task.exception()
-        if isinstance(error, LinkError):
-            return  # the link was stopped; `run` is ending
-        log.error("internal error", exc_info=error)
-        self._failure = error
-        self._spawn(self._link.stop())
 
     async def _tick_for_ever(self) -> None:
         pruned_at = 0.0
@@ -305,7 +287,7 @@ class Coordinator:
             fetch_id = f"{device}/{update.blob.blob}"
             if fetch_id not in self._fetching:
                 self._fetching.add(fetch_id)
-                self._spawn(self._fetch_update(device, update, limit, fetch_id))
+                self._background.spawn(self._fetch_update(device, update, limit, fetch_id))
 
     async def _fetch_update(self, device: str, update: m.Update, limit: int, fetch_id: str) -> None:
         try:
@@ -347,7 +329,7 @@ class Coordinator:
         if due is None or self._job is not None:
             return
         self._job = due
-        self._spawn(self._do(due))
+        self._background.spawn(self._do(due))
 
     async def _do(self, due: Job) -> None:
         try:
@@ -424,10 +406,10 @@ class Coordinator:
         wanted = shared(self.state)
         for blob in sorted(wanted - self._shares.keys() - self._sharing, key=str):
             self._sharing.add(blob)
-            self._spawn(self._share(blob))
+            self._background.spawn(self._share(blob))
         for blob in self._shares.keys() - wanted:
             share = self._shares.pop(blob)
-            self._spawn(self._unshare(share.reference))
+            self._background.spawn(self._unshare(share.reference))
 
     async def _share(self, blob: Shared) -> None:
         data, share = await asyncio.to_thread(self._seal, blob)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import msgspec
 import psutil
 
 from broker import messages as m
+from broker.background import BackgroundTasks
 from broker.blobs import digest_of, reference, unseal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.errors import BlobError, DecodeError, LinkError
@@ -166,9 +167,8 @@ class Agent:
         self._publisher = BlobPublisher()
         self._seq = 0
         self._latest = LatestOnly()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks(self._link)
         self._rounds: dict[int, asyncio.Task[None]] = {}
-        self._failure: BaseException | None = None
         self._ending = False
         self._link_rate = identity.link_bytes_per_s
 
@@ -177,7 +177,7 @@ class Agent:
         await self._link.start()
         await self._link.subscribe(device_filters(self._id.fleet, self._id.device))
         for loop in (self._heartbeats(), self._ticks(), self._telemetry()):
-            self._spawn(loop)
+            self._background.spawn(loop)
         try:
             async for event in self._link.events():
                 match event:
@@ -185,15 +185,14 @@ class Agent:
                         self._receive(event)
                     case Connected() if not self._ending:
                         log.info("connected to the broker")
-                        self._spawn(self._born())
+                        self._background.spawn(self._born())
                         self._do(self._session.connected())
                     case Disconnected(reason):
                         log.warning("broker connection: %s", reason)
-            if self._failure:
-                raise self._failure
+            if self._background.failure:
+                raise self._background.failure
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._background.cancel()
             if self._gear.trainer:
                 await self._gear.trainer.close()
 
@@ -295,28 +294,11 @@ class Agent:
                 case a.NoteStanding(standing):
                     log.info("standing: %s (%s)", standing.participation, standing.reason)
                 case a.FetchWeights(task):
-                    self._rounds[task.round] = self._spawn(self._fetch_weights(action))
+                    self._rounds[task.round] = self._background.spawn(self._fetch_weights(action))
                 case a.Train(task):
-                    self._rounds[task.round] = self._spawn(self._train(action))
+                    self._rounds[task.round] = self._background.spawn(self._train(action))
                 case _:
-                    self._spawn(self._carry_out(action))
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        error = task.exception()
-        if isinstance(error, LinkError):
-            return  # the link was stopped; `run` is ending
-        log.error("internal error", exc_info=error)
-        self._failure = error
-        self._spawn(self._link.stop())
+                    self._background.spawn(self._carry_out(action))
 
     async def _carry_out(self, action: a.Action) -> None:
         match action:

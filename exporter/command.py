@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="NAME", help="model, or package.module:function"
     )
     parser.add_argument(
-        "--options", type=_options, default={}, metavar="JSON", help="its keyword arguments"
+        "--options", type=json_options, default={}, metavar="JSON", help="its keyword arguments"
     )
     parser.add_argument(
         "--checkpoint",
@@ -139,7 +139,12 @@ def read_inputs(path: Path, input_shape: Sequence[int]) -> Array:
     return x
 
 
-def _options(text: str) -> Mapping[str, Any]:
+def json_options(text: str) -> dict[str, Any]:
+    """Read an argument that holds a model's options as a JSON object.
+
+    Raises:
+        argparse.ArgumentTypeError: it does not.
+    """
     try:
         read = json.loads(text)
     except ValueError as error:

@@ -15,6 +15,7 @@ import msgspec
 from edge_agent.probe import ProbeResult, probe_runtime
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import TrainingFailed, training_obstacle
+from exporter.command import json_options
 from profiler.emulation import EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
 from profiler.profile import Benchmark, DeviceProfile, describe
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="", metavar="NAME", help="model, or package.module:function"
     )
     parser.add_argument(
-        "--options", type=_options, default={}, metavar="JSON", help="its keyword arguments"
+        "--options", type=json_options, default={}, metavar="JSON", help="its keyword arguments"
     )
     parser.add_argument("--data", type=Path, metavar="FILE", help="samples to train on")
     parser.add_argument(
@@ -179,16 +180,6 @@ async def _time_steps(wanted: Wanted, settings: TrainerSettings) -> tuple[Benchm
     finally:
         await trainer.close()
     return benchmark, "; ".join(benchmark.failures) or "no width fitted"
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        read = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise argparse.ArgumentTypeError('must be a JSON object such as {"length": 100}')
-    return read
 
 
 def _widths(text: str) -> tuple[float, ...]:
