@@ -433,6 +433,14 @@ class ReferenceHistogram(msgspec.Struct, frozen=True, kw_only=True):
     confidence: tuple[int, ...]
 
 
+class InputTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """An input of an ONNX file: its name, its shape without the batch dimension, its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a device must know about one ONNX file.
 
@@ -447,6 +455,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         parity: largest absolute difference to torch.
         payload, encoding: "onnx", "onnx-f32".
         scale: expected input preprocessing in one line for people.
+        input_dtype: of the first input.
+        other_inputs, other_outputs: what the file takes and gives besides; none in a fleet.
     """
 
     model: str
@@ -469,6 +479,9 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     payload: str = "onnx"
     encoding: str = "onnx-f32"
     scale: str = ""
+    input_dtype: str = "float32"
+    other_inputs: tuple[InputTensor, ...] = ()
+    other_outputs: tuple[str, ...] = ()
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,34 @@ class ModelError(ValueError):
     """A model cannot be loaded. Check its name, its options and that its package is installed."""
 
 
+INPUT_TYPES = ("float32", "int64")
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One input of a network.
+
+    Attributes:
+        shape: of one sample, without the batch dimension.
+        dtype: "float32", or "int64" for tokens and other indices.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse what no tensor can be.
+
+        Raises:
+            ModelError: a length below 1, or another type.
+        """
+        if self.dtype not in INPUT_TYPES or any(length < 1 for length in self.shape):
+            raise ModelError(
+                f"input of shape {self.shape} and type {self.dtype!r}: lengths must be at least 1,"
+                f" the type one of {INPUT_TYPES}"
+            )
+
+
 @dataclass(frozen=True)
 class SlimmableModel:
     """One set of weights, many widths.
@@ -41,6 +69,9 @@ class SlimmableModel:
         input_shape: of one sample, without the batch dimension.
         build: returns a fresh network of a width; its state dict has the shapes that the spec
             gives for that width. `slimmable.model_check.check_model` checks that.
+        input_dtype: of the first input, see `ModelInput`.
+        other_inputs: what the network takes besides. A fleet trains networks with one float32
+            input; inspecting and exporting take any.
     """
 
     name: str
@@ -48,6 +79,13 @@ class SlimmableModel:
     task: Task
     input_shape: tuple[int, ...]
     build: "Callable[[float], nn.Module]"
+    input_dtype: str = "float32"
+    other_inputs: tuple[ModelInput, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """All inputs, in the order in which the network takes them."""
+        return (ModelInput(self.input_shape, self.input_dtype), *self.other_inputs)
 
 
 ModelFactory = Callable[..., SlimmableModel]
