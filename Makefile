@@ -33,9 +33,10 @@ fmt: setup ## format the code and mend what can be mended
 bench: setup ## measure; never part of the tests
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: setup ## write docs/asyncapi.yaml anew and run what the documents promise
+docs: setup ## write the generated documents anew and run what the documents promise
 	@$(BIN)/python -m broker.asyncapi
-	@$(BIN)/python -m pytest $(wildcard tests/*/test_asyncapi.py tests/*/test_docs*.py tests/*/test_tutorial*.py) $(ARGS)
+	@$(BIN)/python -m slimmable.derivation.operator_table > docs/operators.md
+	@$(BIN)/python -m pytest $(wildcard tests/*/test_asyncapi.py tests/*/test_operator_table.py tests/*/test_docs*.py tests/*/test_tutorial*.py) $(ARGS)
 
 wheel: setup ## build dist/*.whl, list it, install it bare and import the agent there
 	@rm -rf build dist

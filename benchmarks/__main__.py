@@ -14,11 +14,15 @@ from benchmarks.results import as_json, as_text
 # Name -> (whether it is quick enough for `make bench`, how long it takes, what it measures).
 BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "export_speed": (True, "20 s", "an ONNX file per width, against torch.onnx.export"),
+    "start_up": (True, "40 s", "a program's first answer, against a plain ONNX Runtime script"),
     "transfer": (True, "10 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
     "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),
+    "memory": (False, "2 min", "predicted against measured file size and peak memory"),
     "prediction": (True, "1.5 min", "predicted against observed round time in the demo"),
     "demo_accuracy": (False, "4 min", "accuracy on the unseen person, free-rider, three seeds"),
+    "width_training": (False, "8 min", "one slimmable against four dense networks, equal CPU time"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),
+    "adoption": (False, "8 min", "accuracy over width of a dense network made slimmable"),
 }
 EPILOG = """examples:
   python -m benchmarks                          list all, run the quick ones

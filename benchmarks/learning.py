@@ -203,7 +203,8 @@ class CampaignRun:
         scores = {}
         for manifest in work.export_widths(self._bench, order).manifests:
             loaded = load_onnx(self._blobs.get(manifest.digest), manifest)
-            scores[manifest.width] = loaded.task.score(loaded.outputs(unseen.x), unseen.y)
+            outputs = loaded.outputs(loaded.feed(unseen.x))
+            scores[manifest.width] = loaded.task.score(outputs, unseen.y)
         return scores
 
 

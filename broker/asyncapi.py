@@ -259,7 +259,7 @@ def _documentation(struct: type) -> tuple[str, dict[str, str]]:
     texts: dict[str, str] = {}
     description = ""
     for base in reversed(struct.__mro__):
-        if base.__module__ == messages.__name__:
+        if base.__module__.startswith("broker."):
             docstring = inspect.cleandoc(base.__doc__ or "").replace("``", "`")
             description, _, attributes = docstring.partition("Attributes:\n")
             for entry in re.split(r"\n(?=\S)", textwrap.dedent(attributes)):

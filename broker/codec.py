@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from broker import messages as m
+from broker.decoding import decode_struct
 from broker.errors import DecodeError, SizeError
 from broker.topics import (
     CommandTopic,
@@ -76,18 +77,6 @@ def decode(payload: bytes, message_type: type[T]) -> T:
     if len(payload) > CONTROL_LIMIT:
         raise DecodeError(f"{len(payload)} bytes are over the control limit of {CONTROL_LIMIT}")
     return decode_struct(payload, message_type)
-
-
-def decode_struct(payload: bytes, struct_type: type[T]) -> T:
-    """Read any msgpack struct, whatever its size.
-
-    Raises:
-        DecodeError: not msgpack, or not of this type.
-    """
-    try:
-        return msgspec.msgpack.decode(payload, type=struct_type)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a {struct_type.__name__}: {error}") from error
 
 
 def decode_on(topic: Topic, payload: bytes) -> m.Message:

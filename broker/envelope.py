@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from broker.codec import decode_struct
+from broker.decoding import decode_struct
 from broker.errors import (
     DecodeError,
     DigestError,

@@ -11,6 +11,11 @@ from typing import Any
 
 import msgspec
 
+# A manifest also stands in a file, which a program reads that never talks to a broker.
+from broker.manifest import InputTensor as InputTensor  # noqa: PLC0414 - for who speaks the protocol
+from broker.manifest import ModelManifest as ModelManifest  # noqa: PLC0414
+from broker.manifest import ReferenceHistogram as ReferenceHistogram  # noqa: PLC0414
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every message carries.
@@ -424,64 +429,6 @@ class SignedEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     payload: bytes
     signatures: tuple[Signature, ...]
-
-
-class ReferenceHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model says on the server's validation data; see `slimmable.task.Reference`."""
-
-    classes: tuple[int, ...]
-    confidence: tuple[int, ...]
-
-
-class InputTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """An input of an ONNX file: its name, its shape without the batch dimension, its type."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a device must know about one ONNX file.
-
-    Attributes:
-        model, width, spec_hash, round: which weights.
-        digest, size: SHA-256 and bytes of the ONNX file.
-        opset, ir_version: of the file.
-        input_name, input_shape: without the batch dimension; output_name likewise.
-        task, classes: how to decode outputs.
-        score: measured by the server; score_data: on what.
-        reference: histograms on the validation data.
-        parity: largest absolute difference to torch.
-        payload, encoding: "onnx", "onnx-f32".
-        scale: expected input preprocessing in one line for people.
-        input_dtype: of the first input.
-        other_inputs, other_outputs: what the file takes and gives besides; none in a fleet.
-    """
-
-    model: str
-    width: float
-    spec_hash: str
-    round: int
-    digest: str
-    size: int
-    opset: int
-    ir_version: int
-    input_name: str
-    input_shape: tuple[int, ...]
-    output_name: str
-    task: str
-    classes: tuple[str, ...]
-    score: float
-    score_data: str
-    reference: ReferenceHistogram
-    parity: float
-    payload: str = "onnx"
-    encoding: str = "onnx-f32"
-    scale: str = ""
-    input_dtype: str = "float32"
-    other_inputs: tuple[InputTensor, ...] = ()
-    other_outputs: tuple[str, ...] = ()
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from slimfleet import watch
+from slimmable.models.spec_builder import SpecBuilder
+from slimmable.spec import ConcatTerm, ProductTerm, WidthSpec
 
 IMAGES = Path(__file__).parent / "images"
 RATE = 50  # samples a second
@@ -20,6 +22,9 @@ START_S, SECONDS = 10, 12
 EXERCISES = {"PEN": "pendulum", "ABD": "abduction", "ROW": "upright row"}
 # Okabe and Ito's colours, which most colour-blind readers can tell apart.
 COLOURS = {"ax": "#0072B2", "ay": "#D55E00", "az": "#009E73"}
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+# From dark to light, so that they differ in print too.
+KEPT_AT = ("#0b3c5d", "#2e86c1", "#85c1e9", "#e3eff8")
 
 
 def watch_waveforms() -> Figure:
@@ -51,12 +56,65 @@ def _signal(exercise: str) -> np.ndarray:
     raise LookupError(f"person {PERSON} has no recording of {exercise}")
 
 
+def kept_entries() -> Figure:
+    """Return four weights, each entry coloured by the narrowest width that keeps it."""
+    spec, titles = _example_spec()
+    figure, row = plt.subplots(1, len(titles), figsize=(11, 4.3), layout="constrained")
+    for axes, (name, title) in zip(row, titles.items(), strict=True):
+        axes.imshow(
+            _narrowest(spec, name),
+            cmap=mpl.colors.ListedColormap(KEPT_AT),
+            vmin=0,
+            vmax=len(WIDTHS) - 1,
+            interpolation="nearest",
+        )
+        axes.set_anchor("N")
+        axes.set_title(title, loc="left", fontsize=10)
+        rows, columns = spec.shape(name, 1.0)
+        axes.set_xlabel(f"{columns} inputs", fontsize=9)
+        axes.set_ylabel(f"{rows} outputs", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    squares = [mpl.patches.Patch(color=colour) for colour in KEPT_AT]
+    labels = [f"kept from width {width:g} on" for width in WIDTHS]
+    figure.legend(squares, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _example_spec() -> tuple[WidthSpec, dict[str, str]]:
+    spec = SpecBuilder()
+    first, second = spec.scaling(32, 8), spec.scaling(16, 4)
+    heads, features = spec.scaling(4), spec.scaling(32, 8)
+    spec.tensors = {
+        "plain": (first, first),
+        "joined": (first, ConcatTerm((second, first))),
+        "flattened": (spec.fixed(10), spec.flattened(second, 4)),
+        "attention": (ProductTerm((spec.fixed(3), heads, spec.fixed(6))), features),
+    }
+    titles = {
+        "plain": "plain layer\n<32> x <32>",
+        "joined": "behind a skip connection\n<32> x (<16> + <32>)",
+        "flattened": "classifier behind a flatten\n10 x <16>*4",
+        "attention": "query, key and value in one\n3*<4>*6 x <32>",
+    }
+    return spec.spec(), titles
+
+
+def _narrowest(spec: WidthSpec, name: str) -> np.ndarray:
+    """Return, per entry of a (rows, columns) tensor, which width is the first to keep it."""
+    found = np.zeros(spec.shape(name, 1.0), dtype=int)
+    for number, width in reversed(list(enumerate(WIDTHS))):
+        found[np.ix_(*spec.indices(name, width))] = number
+    return found
+
+
 def main() -> None:
     """Write all pictures."""
     mpl.use("Agg")
     IMAGES.mkdir(exist_ok=True)
     # Without the date, the same data gives the same file.
     watch_waveforms().savefig(IMAGES / "watch-waveforms.png", dpi=110, metadata={"Software": None})
+    kept_entries().savefig(IMAGES / "kept-entries.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

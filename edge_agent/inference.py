@@ -2,55 +2,55 @@
 
 For an application beside the agent::
 
-    predictor = Predictor("/var/lib/slimfleet/agent")
-    decoded = predictor.predict(x)  # float32 (N, ...)
+    predictor = Predictor("/var/lib/slimfleet/agent", auto_reload=True)
+    answer = predictor.predict(x)  # float32 (N, ...)
 
-`Predictor.reload_if_changed` takes over a newly deployed model without dropping a call; it is cheap
-enough to stand before every call.
+A newly deployed model replaces the old one without dropping a call: each call uses one model from
+beginning to end, and says which.
 """
 
-import os
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from _thread import allocate_lock  # what threading.Lock is, without the import of threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-import numpy.typing as npt
+from broker.manifest import ModelManifest
+from edge_agent.answers import Measurement, Prediction
+from edge_agent.model_source import Mark, ModelSource, PathLike, is_settled
+from edge_agent.runtime import (
+    BATCH,
+    InferenceError,
+    InputError,
+    Inputs,
+    LoadedModel,
+    ModelFileError,
+    NoModelError,
+    load_model,
+)
+from slimmable.task import Array
 
-from broker.codec import decode_struct
-from broker.errors import DecodeError
-from broker.messages import ModelManifest
-from edge_agent.model_folder import MANIFEST_FILE, InstalledModel, NotInstalledError
-from edge_agent.runtime import LoadedModel, ModelFileError, NoModelError, load_model
-from edge_agent.slots import SLOTS_FOLDER, STATE_FILE, read_current
-from edge_agent.telemetry import TelemetryWindow, percentiles
-from journal.disk import read_checked
-from journal.errors import DamagedFileError
-from slimmable.samples import Samples
-from slimmable.task import Decoded
+if TYPE_CHECKING:
+    from edge_agent.telemetry import TelemetryWindow
+    from slimmable.samples import Samples
 
-Array = npt.NDArray[Any]
+# What a program needs; `from edge_agent import ...` finds it here.
+__all__ = [
+    "ClosedError",
+    "InferenceError",
+    "InputError",
+    "Measurement",
+    "ModelFileError",
+    "NoModelError",
+    "Prediction",
+    "Predictor",
+]
 
-WARM_UP_CALLS = 3
+WARM_UP_CALLS = 3  # before latency is measured
 READ_ATTEMPTS = 3  # the agent may deploy, and collect the model just named, while we read
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What the current model is worth on known samples.
-
-    Attributes:
-        score: the task's score, higher is better.
-        mean_confidence: over the samples.
-        samples: how many.
-    """
-
-    score: float
-    mean_confidence: float
-    samples: int
+class ClosedError(InferenceError):
+    """The predictor was closed. Make a new one."""
 
 
 class Predictor:
@@ -58,35 +58,72 @@ class Predictor:
 
     def __init__(
         self,
-        source: Path | str,
+        source: PathLike,
         *,
+        auto_reload: bool = False,
         threads: int = 1,
-        window: TelemetryWindow | None = None,
+        spinning: bool = False,
+        batch_size: int = BATCH,
+        warm_up: Sequence[int] = (1,),
+        window: "TelemetryWindow | None" = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Load the current model, if there is one yet.
 
         Args:
-            source: the agent's folder, its slots, or one ONNX file beside its `manifest.msgpack`.
-            threads: of ONNX Runtime.
+            source: the agent's folder, its slots, or an ONNX file beside its manifest, such as
+                ``slimfleet export`` writes.
+            auto_reload: take over a new model at the call that finds it, instead of at
+                `reload_if_changed`. That call waits for it, calls of other threads do not; a new
+                model that cannot be run is logged once, and the old one goes on.
+            threads: that share the work of one call. More than one pays for large models on
+                machines that do nothing else.
+            spinning: threads wait for work in a loop: less latency, and a core kept busy. Of use
+                with several threads only.
+            batch_size: longer inputs are answered in parts of so many samples.
+            warm_up: batch sizes that a model answers once before it is taken over; the sizes of
+                your calls. Empty for none.
             window: counts what `predict` answers.
             clock: for latencies.
 
         Raises:
+            ValueError: a number is below 1.
             InferenceError: there is a model, and it cannot be run.
         """
-        folder = Path(source)
-        inside = folder / SLOTS_FOLDER
-        self._source = inside if inside.is_dir() else folder
-        self._is_file = self._source.suffix == ".onnx"
+        if min(threads, batch_size, *warm_up) < 1:
+            raise ValueError(
+                f"threads {threads}, batch_size {batch_size}, warm_up {tuple(warm_up)}: all must be"
+                " at least 1"
+            )
+        self._source = ModelSource(source)
+        self._auto_reload = auto_reload
         self._threads = threads
+        self._spinning = spinning
+        self._batch = batch_size
+        self._warm_up = tuple(warm_up)
         self._window = window
         self._clock = clock
-        self._reloading = threading.Lock()
-        self._seen: tuple[int, ...] | None = None
+        self._reloading = allocate_lock()
+        self._closed = False
+        self._seen: Mark | None = None
+        self._trouble: tuple[type[InferenceError], str] | None = None
         # Replaced as a whole, so that a call uses one model from beginning to end.
         self._loaded: LoadedModel | None = None
         self.reload_if_changed()
+
+    def __enter__(self) -> Self:
+        """Return the predictor, for ``with``."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the model's memory back; calls under way finish. Doing so twice is harmless."""
+        with self._reloading:
+            self._closed = True
+            self._loaded = None
 
     @property
     def digest(self) -> str:
@@ -100,6 +137,14 @@ class Predictor:
         loaded = self._loaded
         return loaded.manifest if loaded else None
 
+    def require_model(self) -> ModelManifest:
+        """Return the manifest of the model that answers now.
+
+        Raises:
+            InferenceError: there is none; the message says why.
+        """
+        return self._current().manifest
+
     def reload_if_changed(self) -> bool:
         """Take over the model that is current on the disk, and tell whether it is another one.
 
@@ -107,90 +152,97 @@ class Predictor:
         on the old one. If it cannot be loaded the old one goes on answering.
 
         Raises:
-            InferenceError: the new model cannot be run.
+            InferenceError: the new model cannot be run, or the predictor is closed.
         """
-        if self._mark() == self._seen:
+        self._require_open()
+        if self._source.mark() == self._seen:
             return False
         with self._reloading:
-            mark = self._mark()
-            if mark == self._seen:
-                return False
-            found = self._read()
-            before = self._loaded
-            if found is None:
-                self._loaded = None
-            elif before is None or before.manifest != found[0]:
-                self._seen = mark  # a model that cannot be run is tried, and complained of, once
-                loaded = load_model(found[1], found[0], threads=self._threads)
-                for _ in range(WARM_UP_CALLS):
-                    loaded.outputs(loaded.zeros())
-                self._loaded = loaded
-            self._seen = mark
-            return self._loaded is not before
+            self._require_open()
+            return self._reload()
 
-    def predict(self, x: Array) -> Decoded:
-        """Return labels, values and confidences for float32 inputs (N, ...).
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Return labels, values and confidences, and which model gave them.
+
+        Args:
+            inputs: (N, ...) of the model's type; a dict by name where it takes several.
 
         Raises:
             NoModelError: the device has no model yet, or it was taken away.
             InputError: the model does not take this input.
             ModelFileError: ONNX Runtime failed on this model.
+            ClosedError: the predictor is closed.
         """
-        loaded = self._require()
-        loaded.check(x)
+        loaded = self._current()
+        feed = loaded.feed(inputs)
         started = self._clock()
-        decoded = loaded.decode(x)
+        decoded = loaded.decode(feed)
         took = self._clock() - started
         if self._window is not None:
             self._window.record(loaded.manifest.digest, loaded.task, decoded, took)
-        return decoded
+        return Prediction(decoded.label, decoded.value, decoded.confidence, loaded.manifest)
 
-    def outputs(self, x: Array) -> Array:
-        """Return the raw outputs for float32 inputs (N, ...).
+    def outputs(self, inputs: Inputs) -> Array:
+        """Return the raw values (N, ...) of the output that `predict` reads.
+
+        Args:
+            inputs: as for `predict`.
 
         Raises:
             InferenceError: as `predict`.
         """
-        loaded = self._require()
-        loaded.check(x)
-        return loaded.outputs(x)
+        loaded = self._current()
+        return loaded.outputs(loaded.feed(inputs))
 
-    def measure_latency(self, x: Array, calls: int = 50) -> tuple[float, float]:
+    def all_outputs(self, inputs: Inputs) -> dict[str, Array]:
+        """Return the raw values of every output by its name.
+
+        Args:
+            inputs: as for `predict`.
+
+        Raises:
+            InferenceError: as `predict`.
+        """
+        loaded = self._current()
+        return loaded.all_outputs(loaded.feed(inputs))
+
+    def measure_latency(self, inputs: Inputs, calls: int = 50) -> tuple[float, float]:
         """Return the median and the 95th percentile of the seconds of one call.
 
         Args:
-            x: the input of every call; one sample for the latency that is reported.
+            inputs: of every call; one sample for the latency that is reported.
             calls: how many to time, after warming up.
 
         Raises:
             InferenceError: as `predict`.
         """
-        loaded = self._require()
-        loaded.check(x)
+        from edge_agent.telemetry import percentiles
+
+        loaded = self._current()
+        feed = loaded.feed(inputs)
         seconds = []
         for call in range(WARM_UP_CALLS + calls):
             started = self._clock()
-            loaded.decode(x)
+            loaded.decode(feed)
             if call >= WARM_UP_CALLS:
                 seconds.append(self._clock() - started)
         return percentiles(seconds)
 
-    def measure(self, samples: Samples) -> Measurement:
+    def measure(self, samples: "Samples") -> Measurement:
         """Return score and confidence on samples whose targets are known.
 
         Raises:
             InferenceError: as `predict`.
         """
-        loaded = self._require()
-        x = np.ascontiguousarray(samples.x, dtype=np.float32)
-        loaded.check(x)
-        outputs = loaded.outputs(x)
+        loaded = self._current()
+        x = loaded.converted(samples.x)
+        outputs = loaded.outputs(loaded.feed(x))
         decoded = loaded.task.decode(outputs, x)
         return Measurement(
             loaded.task.score(outputs, samples.y), float(decoded.confidence.mean()), len(samples)
         )
 
-    def evaluate(self, samples: Samples) -> float:
+    def evaluate(self, samples: "Samples") -> float:
         """Return the task's score on samples whose targets are known, higher is better.
 
         Raises:
@@ -198,44 +250,78 @@ class Predictor:
         """
         return self.measure(samples).score
 
-    def _require(self) -> LoadedModel:
+    # --- which model ----------------------------------------------------------------------------
+
+    def _current(self) -> LoadedModel:
+        """Return the model to answer one call with."""
+        if self._auto_reload:
+            self._reload_unless_busy()
         loaded = self._loaded
-        if loaded is None:
-            raise NoModelError(
-                f"no model in {self._source} yet; the agent installs one when the device has"
-                " earned it, see `slimfleet status`"
-            )
+        if loaded is not None:
+            return loaded
+        self._require_open()
+        if self._trouble is not None:
+            kind, said = self._trouble
+            raise kind(said)
+        raise NoModelError(
+            f"no model in {self._source.place} yet; the agent installs one when the device has"
+            " earned it, see `slimfleet status`"
+        )
+
+    def _reload_unless_busy(self) -> None:
+        """Reload if something changed and no other thread is at it; the old model never stops."""
+        try:
+            if self._source.mark() == self._seen:
+                return
+            # Only who has no model to answer with waits for the thread that loads one.
+            if not self._reloading.acquire(blocking=self._loaded is None):
+                return
+            try:
+                if not self._closed:
+                    self._reload()
+            finally:
+                self._reloading.release()
+        except InferenceError as error:
+            import logging  # takes 2 ms, which most programs never need
+
+            logging.getLogger(__name__).error("the model before goes on: %s", error)
+
+    def _reload(self) -> bool:
+        """Take over what is on the disk; the lock is held."""
+        before = self._loaded
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            mark = self._source.mark()
+            if mark == self._seen:
+                break
+            try:
+                self._loaded = self._read(before)
+            except InferenceError as error:
+                if attempt < READ_ATTEMPTS and self._source.mark() != mark:
+                    continue  # what could not be read is not the current model any more
+                # Complained of once. The error itself would keep the old model in memory.
+                self._seen, self._trouble = mark, (type(error), str(error))
+                raise
+            self._trouble = None
+            self._seen = mark if is_settled(mark) else None
+            if self._source.mark() == mark:
+                break
+        return self._loaded is not before
+
+    def _read(self, before: LoadedModel | None) -> LoadedModel | None:
+        found = self._source.read()
+        if found is None:
+            return None
+        manifest, file = found
+        if before is not None and before.manifest == manifest:
+            return before
+        self._source.check(manifest, file)
+        loaded = load_model(
+            file, manifest, threads=self._threads, spinning=self._spinning, batch=self._batch
+        )
+        for samples in self._warm_up:
+            loaded.outputs(loaded.zeros(samples))
         return loaded
 
-    def _mark(self) -> tuple[int, ...]:
-        """Return what changes whenever the current model may have changed."""
-        path = self._source if self._is_file else self._source / STATE_FILE
-        try:
-            found = os.stat(path)  # noqa: PTH116 - before every call; half the time of Path.stat
-        except FileNotFoundError:
-            return ()
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
-    def _read(self) -> tuple[ModelManifest, bytes] | None:
-        try:
-            return _read_pair(self._source) if self._is_file else _read_slots(self._source)
-        except (DamagedFileError, NotInstalledError, OSError, DecodeError) as error:
-            raise ModelFileError(f"the model in {self._source} cannot be read: {error}") from error
-
-
-def _read_slots(folder: Path) -> tuple[ModelManifest, bytes] | None:
-    for _ in range(READ_ATTEMPTS - 1):
-        try:
-            return _pair(read_current(folder))
-        except (NotInstalledError, FileNotFoundError):
-            continue
-    return _pair(read_current(folder))
-
-
-def _pair(model: InstalledModel | None) -> tuple[ModelManifest, bytes] | None:
-    return (model.manifest, model.read()) if model else None
-
-
-def _read_pair(file: Path) -> tuple[ModelManifest, bytes]:
-    manifest = decode_struct(file.with_name(MANIFEST_FILE).read_bytes(), ModelManifest)
-    return manifest, read_checked(file, manifest.digest)
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the predictor was closed; make a new one")

@@ -14,16 +14,16 @@ import msgspec
 import numpy as np
 
 from broker import messages as m
-from broker.codec import decode_struct
+from broker.decoding import decode_struct
 from broker.envelope import Verifier
 from broker.errors import BrokerError, DecodeError, DigestError, LinkError
 from edge_agent.actions import Install, RemoveModel
 from edge_agent.inference import Predictor
-from edge_agent.model_folder import InstalledModel
 from edge_agent.probe import probe
 from edge_agent.runtime import InferenceError
 from edge_agent.session import TRY_AGAIN, Installed
 from edge_agent.slots import ModelSlots
+from edge_agent.stored_model import InstalledModel
 from edge_agent.telemetry import TelemetryWindow
 from journal.disk import write_atomically
 from slimmable.readers import read_samples

@@ -9,34 +9,33 @@ Which of them runs is not known here; see `edge_agent.slots`.
 """
 
 import errno
-import re
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from broker.codec import decode_struct
-from broker.errors import DecodeError
-from broker.messages import ModelManifest
+from broker.manifest import ModelManifest
+from edge_agent.stored_model import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    MODELS_FOLDER,
+    InstalledModel,
+    NotInstalledError,
+    open_model,
+)
 from journal import platform
 from journal.crashpoints import crashpoint, register
 from journal.disk import (
     make_folder,
-    read_checked,
     register_file,
     remove_leftovers,
     write_atomically,
 )
 from journal.errors import DamagedFileError, DiskFullError
 
-MODEL_FILE = "model.onnx"
-MANIFEST_FILE = "manifest.msgpack"
 ROOM_FACTOR = 2  # the file itself, and as much again for what else the device must write
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_MODELS = "models"
 _INCOMING = ".incoming-"
 
 register_file("slots-file", "a file of a model that is being placed")
@@ -45,76 +44,6 @@ register("slots-placing-written", "the incoming folder is whole, under its tempo
 register("slots-placing-renamed", "the model is placed, the folder of models is not flushed")
 register("slots-collecting-begun", "a model that nothing names is still there")
 register("slots-collecting-half", "a model that nothing names has lost its manifest")
-
-
-class SlotsError(Exception):
-    """The model slots cannot do what was asked. The message says what to do instead."""
-
-
-class NotInstalledError(SlotsError):
-    """No whole model of this digest is on the disk. Install it first."""
-
-
-@dataclass(frozen=True)
-class InstalledModel:
-    """A model on the disk.
-
-    Attributes:
-        folder: holds its two files.
-        manifest: all that must be known to run it.
-        counter: the deployment that named it.
-        confirmed: it was seen to run on this device.
-    """
-
-    folder: Path
-    manifest: ModelManifest
-    counter: int = 0
-    confirmed: bool = False
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the ONNX file."""
-        return self.manifest.digest
-
-    @property
-    def path(self) -> Path:
-        """The ONNX file."""
-        return self.folder / MODEL_FILE
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest file."""
-        return self.folder / MANIFEST_FILE
-
-    def read(self) -> bytes:
-        """Return the ONNX file, checked against its digest.
-
-        Raises:
-            FileNotFoundError: it was collected meanwhile.
-            DamagedFileError: it has changed on the disk.
-        """
-        return read_checked(self.path, self.digest)
-
-
-def open_model(
-    folder: Path, digest: str, *, counter: int = 0, confirmed: bool = False
-) -> InstalledModel:
-    """Return the model of this digest in the agent's ``folder``; only the manifest is read.
-
-    Raises:
-        NotInstalledError: there is none, or not a whole one.
-        OSError: the disk failed.
-    """
-    place = folder / _MODELS / digest
-    if not _DIGEST.fullmatch(digest) or not (place / MODEL_FILE).is_file():
-        raise NotInstalledError(f"model {digest[:12]} is not in {folder}; install it first")
-    try:
-        manifest = decode_struct((place / MANIFEST_FILE).read_bytes(), ModelManifest)
-    except (FileNotFoundError, DecodeError) as error:
-        raise NotInstalledError(f"{place} has no readable manifest; install it again") from error
-    if manifest.digest != digest:
-        raise NotInstalledError(f"{place} has another model's manifest; install it again")
-    return InstalledModel(place, manifest, counter, confirmed)
 
 
 class ModelFolder:
@@ -131,7 +60,7 @@ class ModelFolder:
             OSError: the folder cannot be made.
         """
         self._folder = folder
-        self._models = make_folder(folder / _MODELS)
+        self._models = make_folder(folder / MODELS_FOLDER)
         self._free_bytes = free_bytes or _free_bytes
 
     def is_whole(self, digest: str) -> bool:

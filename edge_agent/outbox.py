@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.codec import decode_struct
+from broker.decoding import decode_struct
 from broker.errors import BlobError, DecodeError
 from broker.messages import Update
 from journal.crashpoints import crashpoint, register

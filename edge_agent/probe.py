@@ -24,6 +24,7 @@ import numpy as np
 
 PROBE_TIMEOUT_S = 60.0
 TIMED_CALLS = 5
+PROBED_SAMPLES = 2
 
 # onnx.helper.make_model of x -> MatMul(x, w) -> Relu -> y at opset 13 and IR 8, w = arange(64) as
 # 8 x 8 / 8 - 4; written down as bytes so that a device needs no onnx package.
@@ -204,28 +205,31 @@ def _judge(what: str, status: int, printed: bytes, complaints: bytes) -> ProbeRe
 def _try_model(model: Path, manifest_file: Path) -> _Answer:
     import onnxruntime
 
-    from broker.codec import decode_struct
+    from broker.decoding import decode_struct
     from broker.errors import BrokerError
-    from broker.messages import ModelManifest
+    from broker.manifest import ModelManifest
     from edge_agent.runtime import InferenceError, load_model
 
     version = onnxruntime.__version__
     try:
         manifest = decode_struct(manifest_file.read_bytes(), ModelManifest)
-        loaded = load_model(model.read_bytes(), manifest)
+        loaded = load_model(model, manifest)
         generator = np.random.default_rng(0)
-        shape = manifest.input_shape
-        x = generator.standard_normal((2, *shape)).astype(np.float32)
-        outputs = loaded.outputs(x)
+        feed = loaded.zeros(PROBED_SAMPLES)  # of whole numbers only 0 is valid in any table
+        for name, array in feed.items():
+            if array.dtype.kind == "f":
+                feed[name] = generator.standard_normal(array.shape).astype(array.dtype)
+        one = {name: array[:1] for name, array in feed.items()}
+        outputs = loaded.outputs(feed)
         seconds = []
         for _ in range(TIMED_CALLS):
             started = time.perf_counter()
-            loaded.outputs(x[:1])
+            loaded.outputs(one)
             seconds.append(time.perf_counter() - started)
     except (InferenceError, BrokerError, OSError) as error:
         return _Answer(ok=False, detail=str(error), code="unreadable", runtime=version)
     name = f"model {manifest.digest[:12]}"
-    wrong = _wrong_output(outputs, len(x), len(manifest.classes))
+    wrong = _wrong_output(outputs, PROBED_SAMPLES, len(manifest.classes))
     if wrong:
         detail = f"{name} {wrong}; the release is faulty, build it again"
         return _Answer(ok=False, detail=detail, code="wrong-output", runtime=version)

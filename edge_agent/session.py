@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from broker import messages as m
-from broker.codec import BLOCK_LIMIT, decode_struct
+from broker.codec import BLOCK_LIMIT
+from broker.decoding import decode_struct
 from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
 from edge_agent.actions import (

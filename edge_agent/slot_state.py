@@ -9,7 +9,7 @@
 
 import msgspec
 
-from broker.codec import decode_struct
+from broker.decoding import decode_struct
 from broker.errors import RollbackError
 
 MAX_ATTEMPTS = 3

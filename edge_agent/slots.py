@@ -18,36 +18,25 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.errors import DecodeError, DigestError
-from broker.messages import ModelManifest
+from broker.errors import DigestError
+from broker.manifest import ModelManifest
 from edge_agent import slot_state
-from edge_agent.model_folder import InstalledModel, ModelFolder, NotInstalledError, open_model
+from edge_agent.model_folder import ModelFolder
 from edge_agent.slot_state import SlotState
-from journal.disk import make_folder, read_state, register_file, remove_leftovers, write_state
+from edge_agent.stored_model import (
+    STATE_FILE,
+    InstalledModel,
+    NotInstalledError,
+    current_of,
+    open_model,
+    read_slot_state,
+)
+from journal.disk import make_folder, register_file, remove_leftovers, write_state
 from journal.errors import DamagedFileError, DiskFullError
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "slots.state"
-
 register_file("slots-state", "the state that names the current model")
-
-
-def read_current(folder: Path) -> InstalledModel | None:
-    """Return the model that the device shall run, without changing anything on the disk.
-
-    For whoever is not the agent: an application beside it, a command line.
-
-    Raises:
-        DamagedFileError: the state is unreadable; the agent mends it at its next start.
-        NotInstalledError: the model was collected since; read again.
-        OSError: the disk failed.
-    """
-    return _current_of(folder, _read_slot_state(folder))
-
-
-SLOTS_FOLDER = "slots"
-"""Where an agent keeps its slots, inside its folder."""
 
 
 class ModelSlots:
@@ -76,7 +65,7 @@ class ModelSlots:
     def current(self) -> InstalledModel | None:
         """Return the model to run, or None."""
         with self._lock:
-            return _current_of(self.folder, self._state)
+            return current_of(self.folder, self._state)
 
     def previous(self) -> InstalledModel | None:
         """Return the model that `revert` goes back to, or None."""
@@ -222,7 +211,7 @@ class ModelSlots:
 
     def _read_or_begin_anew(self) -> SlotState:
         try:
-            return _read_slot_state(self.folder)
+            return read_slot_state(self.folder)
         except DamagedFileError as error:
             # A device that refuses to start helps nobody: the server's retained deployment, which
             # must be signed and unexpired, installs the model again.
@@ -238,19 +227,3 @@ class ModelSlots:
                 self._state = slot_state.without(self._state, digest)
                 with contextlib.suppress(DiskFullError):  # found again at the next start
                     self._save(self._state)
-
-
-def _read_slot_state(folder: Path) -> SlotState:
-    path = folder / STATE_FILE
-    try:
-        return slot_state.decode_slot_state(read_state(path))
-    except FileNotFoundError:
-        return SlotState()
-    except DecodeError as error:
-        raise DamagedFileError(f"{path}: {error}; delete it to start anew") from error
-
-
-def _current_of(folder: Path, state: SlotState) -> InstalledModel | None:
-    if not state.current:
-        return None
-    return open_model(folder, state.current, counter=state.placed_by, confirmed=state.confirmed)

@@ -1,163 +1,341 @@
 """The arguments of ``slimfleet export``, and what runs behind them. Starts without torch."""
 
 import argparse
-import io
-import json
-import zipfile
-from collections.abc import Sequence
+import logging
+import math
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from exporter.errors import CheckpointError
-from slimmable.state import Array, ModelState, StateError, decode_state
+from exporter.budget import NO_BUDGET, Budget, BudgetError, parse_budget
+from exporter.export_data import NPZ, read_inputs, read_labelled
+from exporter.out_folder import INDEX_FILE, check_free, publish
+from exporter.report import ExportReport, csv_text, index_document
+from exporter.run_weights import RunError, RunWeights, read_run
+from slimmable.model import SlimmableModel
+from slimmable.model_source import (
+    DEFAULT_WIDTHS,
+    add_model_arguments,
+    json_options,
+    load_from_arguments,
+    width_list,
+)
+from slimmable.state import ModelState
+from slimmable.width import WidthGrid
 
 if TYPE_CHECKING:
-    from exporter.run_export import ExportRow
+    from exporter.file_check import Check
+    from exporter.width_forms import ExportOrder
 
+logger = logging.getLogger(__name__)
 
 EXAMPLE = """example:
-  slimfleet export --model cnn1d --options '{"sensors": 6, "length": 100, "classes": ["a", "b"]}' \\
-    --checkpoint state.safetensors --calibration samples.npz --widths 0.25,0.5,1.0 --out models
+  slimfleet export --model plant.models:net --input 1,3,32,32 --classes ok,worn \\
+    --checkpoint trained.safetensors --data test.npz --int8 auto --out models
+  slimfleet export --run server/data --data test.npz \\
+    --device-budget "latency<=20ms,size<=2MB" --out models
+  slimfleet export --check models/net-w0.50.onnx --data test.npz
+
+Writes one ONNX file and manifest per width, index.json and export.csv over all of them, and
+front.png: score against latency against size. All or nothing is written.
 """
+INT8_MODES = ("auto", "static", "dynamic", "off")
+CSV_FILE, PICTURE_FILE, TEMPLATES_FOLDER = "export.csv", "front.png", ".templates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``slimfleet export`` to a parser."""
-    parser.description = "Write one ONNX file per width from full-width weights."
+    parser.description = "Write one ONNX file per width of a network, or check such a file."
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_model_arguments(parser, required=False)
+    _add_weights_arguments(parser.add_argument_group("weights"))
+    _add_data_arguments(parser.add_argument_group("data"))
+    _add_form_arguments(parser.add_argument_group("what to write"))
     parser.add_argument(
-        "--model", required=True, metavar="NAME", help="model, or package.module:function"
+        "--check", type=Path, metavar="FILE", help="verify this ONNX file instead of writing any"
     )
-    parser.add_argument(
-        "--options", type=json_options, default={}, metavar="JSON", help="its keyword arguments"
-    )
-    parser.add_argument(
+
+
+def _add_weights_arguments(group: "argparse._ArgumentGroup") -> None:
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
         "--checkpoint",
-        required=True,
         type=Path,
         metavar="FILE",
-        help="full-width state dict (safetensors)",
+        help="full-width state dict: safetensors, or a file of torch that holds tensors only",
     )
-    parser.add_argument(
-        "--widths", required=True, type=_widths, metavar="P,P", help="width multipliers, as 0.25,1"
+    source.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        metavar="DIR",
+        help="data folder of a server, running or not; says which model, too",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
-    parser.add_argument(
+    group.add_argument(
+        "--round", type=int, metavar="N", help="of the run (default: the last finished one)"
+    )
+
+
+def _add_data_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="labelled samples that measure scores; without --calibration, half of the recordings"
+        " calibrate instead",
+    )
+    group.add_argument(
+        "--reader", default=NPZ, metavar="NAME", help=f"how to read --data (default {NPZ})"
+    )
+    group.add_argument(
+        "--reader-options", type=json_options, default={}, metavar="JSON", help="its options"
+    )
+    group.add_argument(
         "--calibration",
         type=Path,
         metavar="FILE",
-        help=".npz with inputs `x`; batch-norm statistics are estimated on them for each width",
+        help=".npz with inputs `x` (`x_1`, ...); batch-norm statistics of each width and the ranges"
+        " of int8 are taken from them",
     )
-    parser.add_argument(
+    group.add_argument(
         "--scale",
         default="",
         metavar="TEXT",
         help="how a device has to prepare its inputs, in one line; kept in the files",
     )
-    parser.add_argument(
+
+
+def _add_form_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--widths",
+        type=width_list,
+        metavar="P,P",
+        help="width multipliers (default: the run's training widths, else 0.25,0.5,0.75,1)",
+    )
+    group.add_argument(
+        "--int8",
+        choices=INT8_MODES,
+        default="off",
+        help="auto: where it is faster on this machine and loses at most --max-loss (default off)",
+    )
+    group.add_argument(
+        "--max-loss",
+        type=_loss,
+        default=0.01,
+        metavar="L",
+        help="of score that int8 may cost under auto (default 0.01)",
+    )
+    group.add_argument(
+        "--device-budget",
+        type=_budget,
+        default=NO_BUDGET,
+        metavar="LIMITS",
+        help='leave out what is over it: "latency<=20ms,size<=2MB"; latency as measured here',
+    )
+    group.add_argument(
+        "--preoptimised", action="store_true", help="a file beside each that starts faster"
+    )
+    group.add_argument(
+        "--threads", type=_threads, default=1, metavar="N", help="while measuring (default 1)"
+    )
+    group.add_argument("--out", type=Path, metavar="DIR", help="where to write")
+    group.add_argument(
+        "--force", action="store_true", help="write into a folder that holds other files"
+    )
+    group.add_argument(
         "--templates",
         type=Path,
         metavar="DIR",
-        help="where traced graphs are kept for the next time (default: OUT/.templates)",
+        help="where traced graphs are kept for the next time (default: the user's cache folder)",
     )
 
 
-def run(arguments: argparse.Namespace) -> "list[ExportRow]":
-    """Do what the arguments say and return one row per file.
+def run(arguments: argparse.Namespace) -> ExportReport:
+    """Do what the arguments say and return what was found out.
 
     Raises:
-        ModelError: there is no such model, or it refuses its options.
-        CheckpointError: a file is unreadable or holds something else.
-        SpecError: the checkpoint is of another model; the message names the tensor.
-        WidthError: a width is outside (0, 1].
-        ExportError: a width cannot be exported; nothing was written.
+        ModelError: there is no such model, or it refuses its options, or it cannot be traced.
+        CheckpointError: a file is unreadable, holds something else, or is of another model.
+        SamplesError: the labelled samples cannot be used.
+        RunError: the run does not hold such weights.
+        WidthError: a width is outside what the run offers.
+        OutFolderError: the folder holds files of others.
+        BudgetUnmetError: no width keeps the device's budget.
+        ExportError: a width cannot be exported.
+        OSError: the folder cannot be written.
+
+    Whatever is raised, the folder is as it was.
     """
-    from exporter.run_export import export_checkpoint
+    from exporter.run_export import possible_files, pretty, run_export
     from exporter.templates import TemplateCache
-    from slimmable.model import load_model
 
-    model = load_model(arguments.model, arguments.options)
-    state = read_checkpoint(arguments.checkpoint)
-    calibration = None
+    order = _order(arguments)
+    ours = {INDEX_FILE, CSV_FILE, PICTURE_FILE, TEMPLATES_FOLDER}
+    ours |= possible_files(order.model.name, order.widths)
+    check_free(arguments.out, ours, force=arguments.force)
+    export = run_export(order, TemplateCache(arguments.templates or templates_folder()))
+    report = export.report
+    files = {
+        **export.files,
+        CSV_FILE: csv_text(report).encode(),
+        **_picture(report),
+        INDEX_FILE: pretty(index_document(report)),
+    }
+    publish(arguments.out, files, ours)
+    return report
+
+
+def check(arguments: argparse.Namespace) -> "tuple[Check, ...]":
+    """Verify the file that the arguments name.
+
+    Raises:
+        CheckError: it cannot be read, or there is no manifest and --data is given.
+        SamplesError: the labelled samples cannot be used.
+    """
+    from exporter.file_check import check_file
+    from exporter.file_subject import CheckError, open_subject
+
+    subject = open_subject(arguments.check)
+    data = None
+    if arguments.data is not None:
+        if subject.task is None:
+            raise CheckError(
+                f"{arguments.check} has no {subject.manifest_name} beside it, which says what its"
+                " outputs mean; leave --data out, or copy the manifest too"
+            )
+        data = read_labelled(
+            arguments.data,
+            subject.inputs,
+            subject.task,
+            arguments.reader,
+            arguments.reader_options,
+        )
+    return check_file(subject, data)
+
+
+def templates_folder() -> Path:
+    """Return where traced graphs are kept: in the user's folder for what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and Path(base).is_absolute():
+        folder = Path(base)
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches"
+    else:
+        folder = Path.home() / ".cache"
+    return folder / "slimfleet" / "templates"
+
+
+def _order(arguments: argparse.Namespace) -> "ExportOrder":
+    from exporter.width_forms import ExportOrder
+
+    source = read_run(arguments.run_folder, arguments.round) if arguments.run_folder else None
+    widths = _widths(arguments, source)
+    model = _model(arguments, source, widths)
+    calibration, labelled = None, None
     if arguments.calibration is not None:
-        calibration = read_inputs(arguments.calibration, model.input_shape)
-    cache = TemplateCache(arguments.templates or arguments.out / ".templates")
-    return export_checkpoint(
-        model,
-        state,
-        arguments.widths,
-        arguments.out,
-        cache=cache,
+        calibration = read_inputs(arguments.calibration, model.inputs)
+    if arguments.data is not None:
+        labelled = read_labelled(
+            arguments.data, model.inputs, model.task, arguments.reader, arguments.reader_options
+        )
+        needed = model.spec.statistics or arguments.int8 in {"auto", "static"}
+        if calibration is None and needed:
+            first, labelled = labelled.split()
+            calibration = first.inputs
+    weights, state = _weights(arguments, model, source)
+    return ExportOrder(
+        model=model,
+        state=state,
+        widths=widths,
+        weights=weights,
+        fleet=source.fleet if source else "",
+        round=source.round if source else 0,
+        run_scores=source.scores if source else {},
+        scale=arguments.scale or (source.scale if source else ""),
         calibration=calibration,
-        scale=arguments.scale,
+        labelled=labelled,
+        int8=arguments.int8,
+        max_loss=arguments.max_loss,
+        budget=arguments.device_budget,
+        preoptimised=arguments.preoptimised,
+        threads=arguments.threads,
     )
 
 
-def read_checkpoint(path: Path) -> ModelState:
-    """Read a safetensors state dict; a pickle is refused without being opened.
-
-    Counters of batch norms are left out: nothing reads them at inference.
-
-    Raises:
-        CheckpointError: the file is missing or not safetensors.
-    """
-    try:
-        state = decode_state(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    except StateError as error:
-        raise CheckpointError(
-            f"checkpoint {path} is not a safetensors file; write it with safetensors.save_file"
-        ) from error
-    return {name: a for name, a in state.items() if not name.endswith("num_batches_tracked")}
+def _widths(arguments: argparse.Namespace, source: RunWeights | None) -> tuple[float, ...]:
+    if source is None:
+        return tuple(arguments.widths or DEFAULT_WIDTHS)
+    offered = WidthGrid.of(source.widths)
+    return tuple(offered.check(width) for width in arguments.widths or source.grid)
 
 
-def read_inputs(path: Path, input_shape: Sequence[int]) -> Array:
-    """Read calibration inputs from the array ``x`` of an ``.npz`` file.
-
-    Raises:
-        CheckpointError: the file is missing, has no ``x``, or its samples have another shape.
-    """
-    try:
-        # From memory: given a path, numpy leaves the file open where it is no archive.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            x: Array = np.asarray(archive["x"], dtype=np.float32)
-    except KeyError as error:
-        raise CheckpointError(f"calibration file {path} has no array `x`; save one") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"calibration file {path} is no .npz of numbers: {error}") from error
-    if x.shape[1:] != tuple(input_shape) or len(x) < 2:
-        raise CheckpointError(
-            f"calibration file {path}: `x` has shape {x.shape}, the model needs at least two"
-            f" samples of shape {tuple(input_shape)}"
+def _model(
+    arguments: argparse.Namespace, source: RunWeights | None, widths: tuple[float, ...]
+) -> SlimmableModel:
+    if source is not None:
+        arguments.model = arguments.model or source.model
+        arguments.options = arguments.options or dict(source.options)
+    # The rounding of channels depends on all widths: those that are trained by default count too.
+    model = load_from_arguments(arguments, sorted({*DEFAULT_WIDTHS, *widths}))
+    if source is not None and model.spec.spec_hash != source.spec_hash:
+        raise RunError(
+            f"model {arguments.model!r} has the width spec {model.spec.spec_hash[:12]}, round"
+            f" {source.round} was trained with {source.spec_hash[:12]}; install the version of the"
+            " model that the server uses"
         )
-    if not np.isfinite(x).all():
-        raise CheckpointError(f"calibration file {path}: `x` holds NaN or infinity; clean the data")
-    return x
+    return model
 
 
-def json_options(text: str) -> dict[str, Any]:
-    """Read an argument that holds a model's options as a JSON object.
+def _weights(
+    arguments: argparse.Namespace, model: SlimmableModel, source: RunWeights | None
+) -> tuple[str, ModelState]:
+    if source is not None:
+        return f"round {source.round} of {arguments.run_folder}", source.state
+    if arguments.checkpoint is not None:
+        from slimmable.checkpoint import read_checkpoint
 
-    Raises:
-        argparse.ArgumentTypeError: it does not.
-    """
+        return arguments.checkpoint.name, read_checkpoint(arguments.checkpoint, model.spec)
+    from slimmable.evaluation import initial_state
+
+    logger.warning(
+        "no --checkpoint and no --run: %s is exported untrained, or as its function returned it",
+        model.name,
+    )
+    return "untrained, or as the function returned them", initial_state(model, 0)
+
+
+def _picture(report: ExportReport) -> dict[str, bytes]:
+    from exporter.picture import draw_report
+
     try:
-        read = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise argparse.ArgumentTypeError('must be a JSON object such as {"length": 100}')
-    return read
+        return {PICTURE_FILE: draw_report(report)}
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        logger.warning("%s is left out: install slimfleet[monitor] for pictures", PICTURE_FILE)
+        return {}
 
 
-def _widths(text: str) -> tuple[float, ...]:
+def _budget(text: str) -> Budget:
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of width multipliers such as 0.25,0.5,1.0"
-        ) from error
+        return parse_budget(text)
+    except BudgetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _loss(text: str) -> float:
+    try:
+        loss = float(text)
+    except ValueError:
+        loss = math.nan
+    if not 0.0 <= loss < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no loss of at least 0, such as 0.01")
+    return loss
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)

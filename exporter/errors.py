@@ -3,10 +3,15 @@
 ::
 
     ExportError
-      TemplateError    the network cannot be traced: mend the model
-      InjectionError   weights and template do not belong together: do not release
-      ParityError      the file does not compute what torch computes: do not release; alert
-      CheckpointError  a file of weights or samples is not what it should be: supply another
+      TemplateError      the network cannot be traced: mend the model
+      InjectionError     weights and template do not belong together: do not release
+      ParityError        the file does not compute what torch computes: do not release; alert
+      QuantisationError  no int8 file can be made: ship float32
+      CheckpointError    a file of weights or samples is not what it should be: supply another
+      RunError           a run does not hold such weights: choose what it offers (run_weights)
+      BudgetUnmetError   no width keeps the device's budget: raise it (selection)
+      OutFolderError     the folder holds others' files: name another (out_folder)
+      CheckError         a file cannot be checked at all: name one that can be read (file_subject)
 """
 
 
@@ -24,6 +29,10 @@ class InjectionError(ExportError):
 
 class ParityError(ExportError):
     """The ONNX file does not compute what torch computes. Do not release it; report it."""
+
+
+class QuantisationError(ExportError):
+    """No int8 file can be made of this network. Ship float32, or supply what it asks for."""
 
 
 class CheckpointError(ExportError):

@@ -3,17 +3,21 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir
 from torch import nn
 
 from exporter.errors import InjectionError, ParityError
-from exporter.injection import inject
+from exporter.file_facts import ENCODING_KEY, FLOAT32
+from exporter.initialisation import WithoutInitialValues
+from exporter.injection import inject, open_untouched
 from exporter.manifest import ExportedModel
 from exporter.parity import check_parity
-from exporter.passes import IR_VERSION, optimise, stamp, strip_provenance
-from exporter.templates import INPUT_NAME, OPSET, OUTPUT_NAME, Template, TemplateCache
+from exporter.passes import IR_VERSION, fold_weights, stamp
+from exporter.serialise import to_bytes
+from exporter.templates import TemplateCache
+from exporter.tracing import OPSET, Template
 from slimmable.evaluation import load_network
 from slimmable.model import SlimmableModel
 from slimmable.slicing import check_state
@@ -51,11 +55,12 @@ def export_width(
     """
     check_state(state, model.spec, width)
     _check_finite(state, model)
-    network = load_network(model, width, state)
+    with WithoutInitialValues():
+        network = load_network(model, width, state)
     facts = _facts(model, width, round, scale)
     template = cache.get(model, width, network)
     try:
-        onnx, parity = _assemble(template, state, facts, network, model)
+        file = _assemble(template, state, facts, network, model)
     except (InjectionError, ParityError) as error:
         if template.traced_now:
             raise
@@ -66,18 +71,27 @@ def export_width(
             width,
             error,
         )
-        onnx, parity = _assemble(cache.renew(model, width), state, facts, network, model)
+        file = _assemble(cache.renew(model, width), state, facts, network, model)
     return ExportedModel(
-        onnx=onnx,
+        onnx=file.onnx,
         width=width,
         round=round,
         scale=scale,
-        parity=parity,
+        parity=file.parity,
         opset=OPSET,
         ir_version=IR_VERSION,
-        input_name=INPUT_NAME,
-        output_name=OUTPUT_NAME,
+        inputs=file.inputs,
+        outputs=file.outputs,
+        encoding=FLOAT32,
     )
+
+
+@dataclass(frozen=True)
+class _File:
+    onnx: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parity: float
 
 
 def _facts(model: SlimmableModel, width: float, number: int, scale: str) -> dict[str, str]:
@@ -89,6 +103,7 @@ def _facts(model: SlimmableModel, width: float, number: int, scale: str) -> dict
         "slimfleet.task": model.task.kind.value,
         "slimfleet.classes": json.dumps(list(model.task.classes), ensure_ascii=False),
         "slimfleet.scale": scale,
+        ENCODING_KEY: FLOAT32,
     }
 
 
@@ -107,10 +122,14 @@ def _assemble(
     facts: Mapping[str, str],
     network: nn.Module,
     model: SlimmableModel,
-) -> tuple[bytes, float]:
+) -> _File:
     graph = inject(template, state)
-    optimise(graph)
-    strip_provenance(graph)
+    fold_weights(graph)
     stamp(graph, facts)
-    onnx = bytes(onnx_ir.to_proto(graph).SerializeToString(deterministic=True))
-    return onnx, check_parity(onnx, network, model)
+    onnx = to_bytes(graph)
+    return _File(
+        onnx=onnx,
+        inputs=tuple(str(value.name) for value in graph.graph.inputs),
+        outputs=tuple(str(value.name) for value in graph.graph.outputs),
+        parity=check_parity(onnx, network, model, untouched=open_untouched(template, state)),
+    )

@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
-from broker.messages import ModelManifest, ReferenceHistogram
+from broker.messages import InputTensor, ModelManifest, ReferenceHistogram
 from slimmable.model import SlimmableModel
 from slimmable.task import Reference
 
@@ -19,7 +20,8 @@ class ExportedModel:
         scale: expected input preprocessing in one line for people.
         parity: largest difference to torch.
         opset, ir_version: of the file.
-        input_name, output_name: of the graph.
+        inputs, outputs: names in the graph.
+        encoding: "onnx-f32", or the form that `exporter.quantise` gave the file.
     """
 
     onnx: bytes
@@ -29,10 +31,21 @@ class ExportedModel:
     parity: float
     opset: int
     ir_version: int
-    input_name: str
-    output_name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    encoding: str = "onnx-f32"
 
     @property
+    def input_name(self) -> str:
+        """Name of the first input."""
+        return self.inputs[0]
+
+    @property
+    def output_name(self) -> str:
+        """Name of the first output, which is the one that the task is about."""
+        return self.outputs[0]
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the file, in hex."""
         return hashlib.sha256(self.onnx).hexdigest()
@@ -83,4 +96,11 @@ def manifest_for(
         reference=ReferenceHistogram(classes=reference.classes, confidence=reference.confidence),
         parity=exported.parity,
         scale=exported.scale,
+        encoding=exported.encoding,
+        input_dtype=model.input_dtype,
+        other_inputs=tuple(
+            InputTensor(name=name, shape=one.shape, dtype=one.dtype)
+            for name, one in zip(exported.inputs[1:], model.other_inputs, strict=True)
+        ),
+        other_outputs=exported.outputs[1:],
     )

@@ -3,109 +3,169 @@
 A release that fails this is not a release.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from torch import nn
 
 from exporter.errors import ParityError
-from slimmable.model import SlimmableModel
+from exporter.sessions import REFUSED, first_line, open_session
+from exporter.tracing import INPUT_NAME, tensor_name
+from slimmable.model import ModelInput, SlimmableModel
 from slimmable.state import Array
 from slimmable.task import TaskKind
 
 TOLERANCE = 1e-4  # correct exports differ by less than 2e-6
 TIE = 1e-6  # classes this close may swap places by rounding alone
-BATCHES = (1, 7)  # two sizes, so that a baked-in batch size is noticed
-
-_REFUSED = (
-    runtime_errors.Fail,
-    runtime_errors.InvalidArgument,
-    runtime_errors.InvalidGraph,
-    runtime_errors.InvalidProtobuf,
-    runtime_errors.NotImplemented,
-    runtime_errors.RuntimeException,
-)
-
-
-def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
-    """Return a single-threaded session for ONNX bytes.
-
-    Raises:
-        ParityError: ONNX Runtime does not accept the bytes.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its complaints come back as exceptions
-    try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except _REFUSED as error:
-        raise ParityError(f"ONNX Runtime does not load the file: {_first_line(error)}") from error
+# Two sizes, so that a baked-in batch size is noticed, and neither the one that was traced.
+BATCHES = (1, 3)
+TORCH = "torch"
+UNTOUCHED = "the graph as traced"
 
 
 def check_parity(
-    onnx: bytes, network: nn.Module, model: SlimmableModel, tolerance: float = TOLERANCE
+    onnx: bytes,
+    network: nn.Module,
+    model: SlimmableModel,
+    tolerance: float = TOLERANCE,
+    untouched: onnxruntime.InferenceSession | None = None,
 ) -> float:
-    """Compare ONNX Runtime with torch on random input, at two batch sizes.
+    """Compare the file with torch on random inputs, at two batch sizes, output by output.
 
     Args:
         onnx: the file.
         network: the same sub-model in torch, in evaluation mode.
-        model: says the shape of an input and what outputs mean.
-        tolerance: on the difference, relative to the largest output where that is above 1.
+        model: says what the inputs are and what outputs mean.
+        tolerance: on the difference, relative to the largest value of an output where that is above
+            1.
+        untouched: the same weights in the graph as it was traced; the file must agree with it too.
 
     Returns:
-        The largest difference.
+        The largest difference to torch.
 
     Raises:
         ParityError: they differ by more than ``tolerance``, choose other classes, or are not
             finite.
     """
     session = open_session(onnx)
+    inputs = {tensor_name(INPUT_NAME, place): one for place, one in enumerate(model.inputs)}
     rng = np.random.default_rng(0)
     worst = 0.0
     for batch in BATCHES:
-        x = rng.standard_normal((batch, *model.input_shape)).astype(np.float32)
-        with torch.no_grad():
-            expected = network(torch.from_numpy(x)).numpy()
-        worst = max(worst, _difference(expected, _run(session, x), model, tolerance))
+        feed = random_feed(inputs, batch, rng)
+        found = _run(session, feed, batch)
+        expected = network_results(network, feed)
+        worst = max(worst, _difference(expected, found, model, tolerance, TORCH))
+        if untouched is not None:
+            traced = _run(untouched, feed, batch)
+            _difference(traced, found, model, tolerance, UNTOUCHED)
     return worst
 
 
-def _run(session: onnxruntime.InferenceSession, x: Array) -> Array:
-    try:
-        found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
-    except _REFUSED as error:
+def random_feed(
+    inputs: Mapping[str, ModelInput], batch: int, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Return noise for each input, by its name.
+
+    Whole numbers are 0 or 1: valid in any embedding that is worth its name.
+    """
+    return {name: _random(one, batch, rng) for name, one in inputs.items()}
+
+
+def network_results(network: nn.Module, feed: Mapping[str, Array]) -> list[Array]:
+    """Return every output of a network in torch, in the order of the file's outputs.
+
+    Raises:
+        ParityError: the network returns something else than tensors.
+    """
+    with torch.no_grad():
+        returned = network(*(torch.from_numpy(array) for array in feed.values()))
+    return [tensor.numpy() for tensor in _tensors(returned)]
+
+
+def _random(one: ModelInput, batch: int, rng: np.random.Generator) -> Array:
+    shape = (batch, *one.shape)
+    if one.dtype == "int64":
+        return rng.integers(0, 2, shape)
+    return rng.standard_normal(shape).astype(one.dtype)
+
+
+def _tensors(returned: object) -> Iterator[torch.Tensor]:
+    if isinstance(returned, torch.Tensor):
+        yield returned
+    elif isinstance(returned, list | tuple):
+        for part in returned:
+            yield from _tensors(part)
+    else:
         raise ParityError(
-            f"the file does not run with a batch of {len(x)}: {_first_line(error)}"
+            f"the network returns {type(returned).__name__}; return one or several tensors"
+        )
+
+
+def _run(
+    session: onnxruntime.InferenceSession, feed: Mapping[str, Array], batch: int
+) -> list[Array]:
+    wanted = {one.name for one in session.get_inputs()}
+    try:
+        return list(session.run(None, {name: x for name, x in feed.items() if name in wanted}))
+    except (*REFUSED, ValueError) as error:  # ValueError: an input is lacking
+        raise ParityError(
+            f"the file does not run with a batch of {batch}: {first_line(error)}"
         ) from error
-    return found
 
 
-def _difference(expected: Array, found: Array, model: SlimmableModel, tolerance: float) -> float:
-    where = f"model {model.name!r}, batch of {len(expected)}"
+def _difference(
+    expected: Sequence[Array],
+    found: Sequence[Array],
+    model: SlimmableModel,
+    tolerance: float,
+    other: str,
+) -> float:
+    if len(expected) != len(found):
+        raise ParityError(
+            f"model {model.name!r}: the file gives {len(found)} outputs, {other} {len(expected)}"
+        )
+    worst = 0.0
+    for position, (one, its) in enumerate(zip(expected, found, strict=True)):
+        where = f"model {model.name!r}, batch of {len(one)}"
+        if len(expected) > 1:
+            where += f", output {position}"
+        worst = max(worst, _output_difference(one, its, where, tolerance, other))
+    if model.task.kind is TaskKind.CLASSIFICATION and len(expected) == 1:
+        _check_classes(expected[0], found[0], model, other)
+    return worst
+
+
+def _output_difference(
+    expected: Array, found: Array, where: str, tolerance: float, other: str
+) -> float:
     if expected.shape != found.shape:
-        raise ParityError(f"{where}: shape {found.shape}, torch gives {expected.shape}")
+        raise ParityError(f"{where}: shape {found.shape}, {other} gives {expected.shape}")
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         raise ParityError(f"{where}: outputs hold NaN or infinity; do not release these weights")
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    worst = float(np.abs(expected - found).max(initial=0.0)) / scale
+    worst = _scaled(expected, found)
     if worst > tolerance:
         raise ParityError(
-            f"{where}: ONNX Runtime and torch differ by {worst:.2g}, allowed are {tolerance:.2g};"
-            " do not release this file"
+            f"{where}: ONNX Runtime and {other} differ by {worst:.2g}, allowed are"
+            f" {tolerance:.2g}; do not release this file"
         )
-    if model.task.kind is TaskKind.CLASSIFICATION:
-        chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-        lead = float((expected.max(axis=1) - chosen).max()) / scale
-        if lead > TIE:
-            raise ParityError(
-                f"{where}: ONNX Runtime chooses another class than torch, {lead:.2g} behind;"
-                " do not release this file"
-            )
     return worst
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _scaled(expected: Array, found: Array) -> float:
+    scale = max(1.0, float(np.abs(expected).max(initial=0)))
+    difference = expected.astype(np.float64) - found.astype(np.float64)
+    return float(np.abs(difference).max(initial=0.0)) / scale
+
+
+def _check_classes(expected: Array, found: Array, model: SlimmableModel, other: str) -> None:
+    chosen = np.take_along_axis(expected, found.argmax(axis=1, keepdims=True), axis=1)
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    lead = float((expected.max(axis=1, keepdims=True) - chosen).max()) / scale
+    if lead > TIE:
+        raise ParityError(
+            f"model {model.name!r}, batch of {len(expected)}: ONNX Runtime chooses another class"
+            f" than {other}, {lead:.2g} behind; do not release this file"
+        )

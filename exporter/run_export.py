@@ -1,108 +1,63 @@
-"""Export a full-width checkpoint at several widths into a folder. Imports torch."""
+"""Export a network at several widths: files, manifests, what each is worth. Imports torch."""
 
+import dataclasses
 import logging
+import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
+import onnxruntime
 
-from broker.messages import ModelManifest
-from exporter.export import export_width
-from exporter.manifest import ExportedModel, manifest_for
+from exporter.front import Candidate, pareto_front
+from exporter.manifest import manifest_for
+from exporter.preoptimised import preoptimise
+from exporter.report import NOT_MEASURED, ExportReport, FormRow, WidthRow, WrittenFile
+from exporter.selection import BudgetUnmetError, closest
 from exporter.templates import TemplateCache
-from journal.disk import make_folder, write_atomically
-from slimmable.evaluation import calibrate, outputs
-from slimmable.model import SlimmableModel
-from slimmable.slicing import slice_state
-from slimmable.state import Array, ModelState
-from slimmable.task import HISTOGRAM_BINS, Reference
+from exporter.variant_choice import FP32
+from exporter.width_forms import CALLS, ExportOrder, Form, WidthForms, export_forms
+from slimmable.state import Array
+from slimmable.task import HISTOGRAM_BINS, Reference, TaskKind
 from slimmable.width import WidthError
 
 logger = logging.getLogger(__name__)
 
-INDEX_FILE = "index.json"
-NOT_MEASURED = "not measured"
+SCORE_NAMES = {TaskKind.CLASSIFICATION: "accuracy"}
 
 
 @dataclass(frozen=True)
-class ExportRow:
-    """One line of the index.
+class Export:
+    """What `run_export` made: a report, and files by name, none of them written yet."""
 
-    Attributes:
-        width: which sub-model.
-        file, manifest: names in the folder.
-        digest, size: SHA-256 and bytes of the ONNX file.
-        parameters: trained values at this width.
-        parity: largest difference to torch.
-        statistics: "calibrated" on given inputs, "sliced" from the full width, or "none" where the
-            model has none.
-    """
-
-    width: float
-    file: str
-    manifest: str
-    digest: str
-    size: int
-    parameters: int
-    parity: float
-    statistics: str
+    report: ExportReport
+    files: Mapping[str, bytes]
 
 
-def export_checkpoint(
-    model: SlimmableModel,
-    state: Mapping[str, Array],
-    widths: Sequence[float],
-    out: Path,
-    *,
-    cache: TemplateCache,
-    calibration: Array | None = None,
-    scale: str = "",
-) -> list[ExportRow]:
-    """Write an ONNX file and a manifest per width, and ``index.json`` over all of them.
-
-    Every width is exported and checked before the first file is written; the index comes last.
-
-    Args:
-        model: the model.
-        state: full-width state dict.
-        widths: width multipliers, in any order.
-        out: the folder; it is created.
-        cache: where templates are kept.
-        calibration: (N, ...) inputs to estimate the statistics of each width on.
-        scale: expected input preprocessing in one line for people.
-
-    Returns:
-        One row per width, ascending.
+def run_export(order: ExportOrder, cache: TemplateCache) -> Export:
+    """Export every width, measure its forms, and choose among them. Nothing is written.
 
     Raises:
         WidthError: a width is outside (0, 1].
         SpecError: the state is not one of this model.
-        ExportError: a width cannot be exported; nothing was written.
-        OSError: the folder cannot be written.
+        BudgetUnmetError: no width keeps the device's budget.
+        ExportError: a width cannot be exported.
     """
-    chosen = sorted(set(widths))
+    chosen = sorted(set(order.widths))
     outside = [width for width in chosen if not 0.0 < width <= 1.0]
     if outside or not chosen:
         raise WidthError(f"widths {outside or chosen} are outside (0, 1]; choose some such as 0.5")
-    statistics = _statistics(model, chosen, calibration)
-    finished = [
-        _export(model, state, width, cache, calibration, scale, statistics) for width in chosen
-    ]
-    make_folder(out)
-    for row, exported, manifest in finished:
-        write_atomically(out / row.file, exported.onnx, mode=0o644)
-        write_atomically(out / row.manifest, _pretty(msgspec.to_builtins(manifest)), mode=0o644)
-    rows = [row for row, _, _ in finished]
-    index = {
-        "model": model.name,
-        "spec_hash": model.spec.spec_hash,
-        "widths": [asdict(row) for row in rows],
-    }
-    write_atomically(out / INDEX_FILE, _pretty(index), mode=0o644)
-    return rows
+    _warn(order, chosen)
+    widths = [export_forms(order, width, cache) for width in chosen]
+    kept = [one.width for one in widths if one.selection.name]
+    if not kept:
+        raise BudgetUnmetError(_unmet(order, widths))
+    files: dict[str, bytes] = {}
+    on_front = _on_front(widths)
+    best = max(kept) if order.budget.limits_anything else None
+    rows = tuple(_row(order, one, on_front, files, recommended=one.width == best) for one in widths)
+    return Export(_report(order, widths, rows), files)
 
 
 def file_stem(model: str, width: float) -> str:
@@ -113,63 +68,157 @@ def file_stem(model: str, width: float) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}-w{label}"
 
 
-def _export(
-    model: SlimmableModel,
-    full: Mapping[str, Array],
-    width: float,
-    cache: TemplateCache,
-    calibration: Array | None,
-    scale: str,
-    statistics: str,
-) -> tuple[ExportRow, ExportedModel, ModelManifest]:
-    cut: ModelState = slice_state(full, model.spec, width)
-    if calibration is not None:
-        cut = {**cut, **calibrate(model, width, cut, calibration)}
-    exported = export_width(model, width, cut, cache, scale=scale)
-    manifest = manifest_for(
-        exported,
-        model,
-        round=exported.round,
-        score=0.0,
-        score_data=NOT_MEASURED,
-        reference=_reference(model, width, cut, calibration),
-    )
-    stem = file_stem(model.name, width)
-    row = ExportRow(
-        width=width,
-        file=f"{stem}.onnx",
-        manifest=f"{stem}.manifest.json",
-        digest=exported.digest,
-        size=len(exported.onnx),
-        parameters=model.spec.parameter_count(width),
-        parity=exported.parity,
-        statistics=statistics,
-    )
-    return row, exported, manifest
+def possible_files(model: str, widths: Sequence[float]) -> set[str]:
+    """Return the names of all files that an export of these widths may write for its models."""
+    return {
+        f"{file_stem(model, width)}{form}{kind}{suffix}"
+        for width in widths
+        for form in ("", "-int8")
+        for kind in ("", ".preoptimised")
+        for suffix in (".onnx", ".manifest.json")
+    }
 
 
-def _statistics(model: SlimmableModel, widths: Sequence[float], calibration: Array | None) -> str:
-    if not model.spec.statistics:
-        return "none"
-    if calibration is not None:
-        return "calibrated"
-    if widths[0] < 1.0:
+def _warn(order: ExportOrder, widths: Sequence[float]) -> None:
+    model = order.model
+    sizes: dict[int, float] = {}
+    if model.spec.statistics and order.calibration is None and widths[0] < 1.0:
         logger.warning(
             "batch-norm statistics of %s are sliced from the full width, which costs accuracy at"
             " narrow widths; give calibration samples",
             model.name,
         )
-    return "sliced"
+    for width in widths:
+        same = sizes.setdefault(model.spec.parameter_count(width), width)
+        if same != width:
+            logger.warning("width %g is the same network as %g: channels are rounded", width, same)
 
 
-def _reference(
-    model: SlimmableModel, width: float, cut: Mapping[str, Array], inputs: Array | None
-) -> Reference:
-    if inputs is None:
-        return Reference((0,) * max(1, len(model.task.classes)), (0,) * HISTOGRAM_BINS)
-    said = outputs(model, width, cut, np.ascontiguousarray(inputs))
-    return model.task.reference(model.task.decode(said, inputs))
+def _on_front(widths: Sequence[WidthForms]) -> frozenset[tuple[float, str]]:
+    keys = [(one.width, name) for one in widths for name in one.forms]
+    forms = [form for one in widths for form in one.forms.values()]
+    front = pareto_front(
+        [Candidate(f.score, f.latency.median_s, len(f.exported.onnx)) for f in forms]
+    )
+    return frozenset(key for key, on in zip(keys, front, strict=True) if on)
 
 
-def _pretty(document: object) -> bytes:
+def _unmet(order: ExportOrder, widths: Sequence[WidthForms]) -> str:
+    medians = {
+        (one.width, name): form.latency.median_s
+        for one in widths
+        for name, form in one.forms.items()
+    }
+    offers = {one.width: one.measures for one in widths}
+    near = closest(offers, medians, order.budget, max_score_loss=order.max_loss)
+    return (
+        f"no width keeps {order.budget} on this machine; the closest is {near}; raise the budget,"
+        " or add a narrower width"
+    )
+
+
+def _row(
+    order: ExportOrder,
+    one: WidthForms,
+    on_front: frozenset[tuple[float, str]],
+    files: dict[str, bytes],
+    *,
+    recommended: bool,
+) -> WidthRow:
+    """Return the row of a width, and add what is written of it to ``files``."""
+    notes = dict(one.selection.rejected)
+    rows = []
+    for name, form in one.forms.items():
+        size, latency = len(form.exported.onnx), form.latency
+        written = _place(order, form, name, files) if name in one.written else None
+        faster = None
+        if order.preoptimised and written and name == one.selection.name:
+            exported = dataclasses.replace(form.exported, onnx=preoptimise(form.exported.onnx))
+            started = dataclasses.replace(form, exported=exported)
+            faster = _place(order, started, name, files, ".preoptimised")
+        rows.append(
+            FormRow(
+                form=name,
+                written=written,
+                preoptimised=faster,
+                size=size,
+                latency_median_s=latency.median_s,
+                latency_p95_s=latency.p95_s,
+                score=form.score,
+                parity=form.exported.parity,
+                on_front=(one.width, name) in on_front,
+                over_budget=order.budget.complaint(latency.median_s, size),
+                note=notes.get(name, ""),
+            )
+        )
+    return WidthRow(
+        width=one.width,
+        parameters=order.model.spec.parameter_count(one.width),
+        statistics=one.statistics,
+        chosen=one.selection.name,
+        preferred=one.selection.preferred,
+        reason=one.selection.reason,
+        recommended=recommended,
+        failed=dict(one.failed),
+        forms=tuple(rows),
+    )
+
+
+def _place(
+    order: ExportOrder, form: Form, name: str, files: dict[str, bytes], kind: str = ""
+) -> WrittenFile:
+    """Add an ONNX file and its manifest to ``files``."""
+    exported = form.exported
+    stem = file_stem(order.model.name, exported.width) + ("" if name == FP32 else "-int8") + kind
+    manifest = manifest_for(
+        exported,
+        order.model,
+        round=exported.round,
+        score=0.0 if form.score is None else form.score,
+        score_data=form.score_data,
+        reference=_reference(order, form.outputs),
+    )
+    written = WrittenFile(
+        f"{stem}.onnx", f"{stem}.manifest.json", exported.digest, len(exported.onnx)
+    )
+    files[written.name] = exported.onnx
+    files[written.manifest] = pretty(msgspec.to_builtins(manifest))
+    return written
+
+
+def _reference(order: ExportOrder, said: Array | None) -> Reference:
+    task = order.model.task
+    inputs = order.labelled.inputs if order.labelled else order.calibration
+    # Classes of every pixel or token are no class of a sample.
+    if said is None or inputs is None or (task.classes and said.ndim != 2):
+        return Reference((0,) * max(1, len(task.classes)), (0,) * HISTOGRAM_BINS)
+    return task.reference(task.decode(said, inputs[0]))
+
+
+def _report(
+    order: ExportOrder, widths: Sequence[WidthForms], rows: tuple[WidthRow, ...]
+) -> ExportReport:
+    model = order.model
+    data = {form.score_data for one in widths for form in one.forms.values()} - {NOT_MEASURED}
+    return ExportReport(
+        model=model.name,
+        spec_hash=model.spec.spec_hash,
+        weights=order.weights,
+        fleet=order.fleet,
+        round=order.round,
+        task=model.task.kind.value,
+        classes=model.task.classes,
+        scale=order.scale,
+        score_name=SCORE_NAMES.get(model.task.kind, "explained variance"),
+        score_data="; ".join(sorted(data)) or NOT_MEASURED,
+        budget=str(order.budget),
+        machine=f"{platform.machine()}, onnxruntime {onnxruntime.__version__}",
+        threads=order.threads,
+        calls=CALLS,
+        widths=rows,
+    )
+
+
+def pretty(document: object) -> bytes:
+    """Return JSON for people."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -1,133 +1,63 @@
-"""Templates: the ONNX graph of one model at one width, without its weights. Imports torch.
+"""Templates on disk: traced once per model and width, used in every round. Imports torch.
 
-Tracing a network costs about a second, putting weights into a traced graph milliseconds; so the
-graph is traced once per model and width and kept on disk. A template is exported *un-optimised*:
-an optimised graph has folded and transposed its weights, which then cannot be replaced by name.
+Tracing a network costs about a second, putting weights into a traced graph milliseconds.
 """
 
+import contextlib
 import hashlib
-import inspect
 import json
 import logging
+import os
 import re
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import onnx_ir
+import msgspec
+import onnxscript
 import torch
 from torch import nn
 
-from exporter.errors import TemplateError
-from exporter.passes import strip_provenance
-from journal.disk import make_folder, write_atomically
+from exporter.fingerprint import network_fingerprint
+from exporter.tracing import OPSET, Template, trace_template
+from journal.disk import TEMPORARY, make_folder, write_atomically
 from slimmable.model import SlimmableModel
 
 logger = logging.getLogger(__name__)
 
-# The lowest opset that the exporter writes itself: ONNX Runtime reads it from 1.14 on.
-OPSET = 18
-INPUT_NAME = "input"
-OUTPUT_NAME = "output"
-TRACED_BATCH = 2  # a batch of 1 would be taken for a constant
-TEMPLATE_FORMAT = 1
+TEMPLATE_FORMAT = 2
+SUFFIX = ".template"
+DEFAULT_LIMIT = 2 * 1024**3  # bytes; one template takes some hundred kilobytes
+LEFTOVER_AGE = 3600.0  # seconds after which a temporary file is nobody's
 
-_USED = "slimfleet.template.used"
-_CONSTANTS = "slimfleet.template.constants"
 _SEAL_LENGTH = 64
 
 
-@dataclass(frozen=True)
-class Template:
-    """The graph of one width.
-
-    Attributes:
-        graph: an ONNX model whose state tensors have a name, a type and a shape but no values.
-        used: names of the state tensors that the network reads at inference. Taken from the traced
-            program, not from the ONNX graph, so that one can be checked against the other.
-        constants: names of tensors that are part of the network but not of its state.
-        traced_now: False where it came from the disk and may stem from an older network.
-    """
+class _Entry(msgspec.Struct, frozen=True):
+    """What a file holds after its seal."""
 
     graph: bytes
-    used: frozenset[str]
-    constants: frozenset[str]
-    traced_now: bool
-
-
-def trace_template(model: SlimmableModel, width: float) -> Template:
-    """Trace the network of ``width`` and return its template.
-
-    Raises:
-        TemplateError: the network and its spec disagree, or the network cannot be traced.
-    """
-    network = model.build(width).eval()
-    _fill_with_distinct_values(network, model, width)
-    sample = torch.zeros((TRACED_BATCH, *model.input_shape))
-    try:
-        with _quiet_exporter():
-            program = torch.onnx.export(
-                network,
-                (sample,),
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )
-    except torch.onnx.OnnxExporterError as error:
-        raise TemplateError(
-            f"model {model.name!r} at width {width} cannot be traced: {_reason(error)}"
-        ) from error
-    if program is None or program.exported_program is None or len(program.model.graph.outputs) != 1:
-        raise TemplateError(f"model {model.name!r} must return exactly one tensor")
-    traced = program.exported_program
-    strip_provenance(program.model)
-    return Template(
-        graph=_without_values(program.model, frozenset(model.spec.tensors)),
-        used=_read_at_inference(traced) & frozenset(model.spec.tensors),
-        constants=frozenset(traced.constants),
-        traced_now=True,
-    )
-
-
-def network_fingerprint(model: SlimmableModel, network: nn.Module) -> str:
-    """Return a hash of everything that shapes the graph of a network, its weights left out.
-
-    Two models may share a width spec and differ in padding, activation or input length, so the
-    layers, the plain attributes and the source of the model's own classes enter too.
-    """
-    parts: list[str] = [model.name, repr(model.input_shape), repr(network)]
-    for name, module in network.named_modules():
-        owner = type(module)
-        if owner.__module__.split(".")[0] == "torch":
-            continue
-        plain = {
-            key: value
-            for key, value in sorted(vars(module).items())
-            if _is_plain(value) and key != "training"
-        }
-        parts.append(f"{name} {owner.__module__}.{owner.__qualname__} {plain} {_source(owner)}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    prepared: bytes
+    used: tuple[str, ...]
+    constants: tuple[str, ...]
 
 
 class TemplateCache:
-    """Templates in a folder, one file per model, width, torch version and opset.
+    """Templates in a folder, one file per model, width, opset and version of the exporters.
 
     An entry begins with its own SHA-256. One that is damaged is traced anew; a folder that cannot
-    be written costs time and nothing else.
+    be written costs time and nothing else. Several processes may share a folder: files are replaced
+    as a whole. Beyond its limit the folder loses the templates that were not used for longest.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Use ``folder``, which is created when the first template is kept."""
+    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT) -> None:
+        """Use a folder, which is created when the first template is kept.
+
+        Args:
+            folder: for templates alone.
+            limit: bytes that they may take together.
+        """
         self._folder = folder
+        self._limit = limit
 
     def get(
         self, model: SlimmableModel, width: float, network: nn.Module | None = None
@@ -144,12 +74,15 @@ class TemplateCache:
         """
         path = self.path(model, width, model.build(width) if network is None else network)
         try:
-            return _unpack(path.read_bytes())
+            template = _unpack(path.read_bytes())
         except FileNotFoundError:
-            pass
+            return self._trace_and_keep(model, width, path)
         except (OSError, ValueError) as error:
-            logger.warning("template %s is damaged (%s); tracing it anew", path, error)
-        return self._trace_and_keep(model, width, path)
+            reason = f"damaged: {getattr(error, 'strerror', None) or error}"
+            return self._trace_and_keep(model, width, path, reason)
+        with contextlib.suppress(OSError):  # a folder of somebody else's
+            os.utime(path)
+        return template
 
     def renew(self, model: SlimmableModel, width: float) -> Template:
         """Trace the template of ``width`` anew and replace the one in the folder.
@@ -167,20 +100,59 @@ class TemplateCache:
             "network": network_fingerprint(model, network),
             "width": width,
             "torch": torch.__version__,
+            "onnxscript": onnxscript.__version__,
             "opset": OPSET,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         name = re.sub(r"[^A-Za-z0-9._-]", "-", model.name)
-        return self._folder / f"{name}-w{width:.4f}-{digest[:24]}.template"
+        return self._folder / f"{name}-w{width:.4f}-{digest[:24]}{SUFFIX}"
 
-    def _trace_and_keep(self, model: SlimmableModel, width: float, path: Path) -> Template:
+    def _trace_and_keep(
+        self, model: SlimmableModel, width: float, path: Path, damage: str = ""
+    ) -> Template:
         template = trace_template(model, width)
         try:
             make_folder(path.parent)
             write_atomically(path, _pack(template), mode=0o644)
         except OSError as error:
-            logger.warning("template %s is not kept (%s); it is traced each time", path, error)
+            reason = error.strerror or str(error)
+            logger.warning(
+                "template %s cannot be kept (%s); it is traced each time", path, damage or reason
+            )
+            return template
+        if damage:
+            logger.warning("template %s was %s; it is traced anew", path, damage)
+        self._make_room(path)
         return template
+
+    def _make_room(self, newest: Path) -> None:
+        """Delete the templates that were not used for longest, down to the limit.
+
+        Another process may delete the same ones at the same moment, or have one of them open, which
+        goes on reading what it opened.
+        """
+        entries = []
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                entries.append((found.st_mtime_ns, found.st_size, path))
+        excess = sum(size for _, size, _ in entries) - self._limit
+        for _, size, path in sorted(entries):
+            if excess <= 0:
+                break
+            if path == newest:
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                excess -= size
+        self._remove_leftovers(newest)
+
+    def _remove_leftovers(self, newest: Path) -> None:
+        """Delete what processes left that were killed while they wrote."""
+        for path in self._folder.glob(f".*{SUFFIX}.*{TEMPORARY}"):
+            with contextlib.suppress(OSError):
+                if newest.stat().st_mtime - path.stat().st_mtime > LEFTOVER_AGE:
+                    path.unlink(missing_ok=True)
 
 
 def warm_templates(model: SlimmableModel, widths: Iterable[float], cache: TemplateCache) -> int:
@@ -195,106 +167,30 @@ def warm_templates(model: SlimmableModel, widths: Iterable[float], cache: Templa
     return sum(cache.get(model, width).traced_now for width in sorted(set(widths)))
 
 
-def _fill_with_distinct_values(network: nn.Module, model: SlimmableModel, width: float) -> None:
-    """Make all tensors of the network unlike each other.
-
-    Fresh batch norms hold equal ones and zeros; an exporter that merges equal tensors would then
-    leave fewer names than there are tensors. Values stay positive, as variances must.
-    """
-    rng = np.random.default_rng(0)
-    found = network.state_dict()
-    for name in sorted(model.spec.tensors):
-        try:
-            tensor = found[name]
-        except KeyError:
-            raise TemplateError(
-                f"model {model.name!r}: its spec names {name!r}, its network has no such tensor;"
-                " correct the spec"
-            ) from None
-        expected = model.spec.shape(name, width)
-        if tuple(tensor.shape) != expected:
-            raise TemplateError(
-                f"model {model.name!r}: {name!r} has shape {tuple(tensor.shape)} in the network of"
-                f" width {width}, its spec says {expected}; correct the spec or the build function"
-            )
-        if tensor.is_floating_point():
-            # The tensors of a state dict share memory with the network.
-            tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
-
-
-def _read_at_inference(traced: torch.export.ExportedProgram) -> frozenset[str]:
-    signature = traced.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return frozenset(
-        names[node.name]
-        for node in traced.graph.nodes
-        if node.op == "placeholder" and node.users and node.name in names
-    )
-
-
-def _without_values(graph: onnx_ir.Model, state_names: frozenset[str]) -> bytes:
-    """Return the graph with empty state tensors, so that none can stay in by mistake."""
-    proto = onnx_ir.to_proto(graph)
-    for tensor in proto.graph.initializer:
-        if tensor.name in state_names:
-            tensor.ClearField("raw_data")
-    return bytes(proto.SerializeToString())
-
-
 def _pack(template: Template) -> bytes:
-    proto = onnx.ModelProto.FromString(template.graph)
-    for key, names in ((_USED, template.used), (_CONSTANTS, template.constants)):
-        proto.metadata_props.add(key=key, value=json.dumps(sorted(names)))
-    body = proto.SerializeToString(deterministic=True)
-    return hashlib.sha256(body).hexdigest().encode() + bytes(body)
+    body = msgspec.msgpack.encode(
+        _Entry(
+            graph=template.graph,
+            prepared=template.prepared,
+            used=tuple(sorted(template.used)),
+            constants=tuple(sorted(template.constants)),
+        )
+    )
+    return hashlib.sha256(body).hexdigest().encode() + body
 
 
-def _unpack(entry: bytes) -> Template:
-    seal, body = entry[:_SEAL_LENGTH], entry[_SEAL_LENGTH:]
+def _unpack(content: bytes) -> Template:
+    seal, body = content[:_SEAL_LENGTH], content[_SEAL_LENGTH:]
     if hashlib.sha256(body).hexdigest().encode() != seal:
         raise ValueError("content and checksum differ")
-    proto = onnx.ModelProto.FromString(body)
-    notes = {note.key: note.value for note in proto.metadata_props}
-    del proto.metadata_props[:]
+    try:
+        entry = msgspec.msgpack.decode(body, type=_Entry)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a template ({error})") from error
     return Template(
-        graph=bytes(proto.SerializeToString()),
-        used=frozenset(json.loads(notes[_USED])),
-        constants=frozenset(json.loads(notes[_CONSTANTS])),
+        graph=entry.graph,
+        prepared=entry.prepared,
+        used=frozenset(entry.used),
+        constants=frozenset(entry.constants),
         traced_now=False,
     )
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(entry) for entry in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _source(owner: type[Any]) -> str:
-    try:
-        return inspect.getsource(owner)
-    except (OSError, TypeError):  # typed at a prompt, or made by a decorator
-        return ""
-
-
-def _reason(error: Exception) -> str:
-    """Return the exporter's complaint in one line, with the line of the model it is about."""
-    cause = error.__cause__ or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    place = re.search(r'File "([^"]+)", line (\d+), in forward\n\s*(.+)', str(cause))
-    where = f" ({place[1]}:{place[2]}: {place[3].strip()})" if place else ""
-    return f"{lines[0] if lines else type(cause).__name__}{where}"
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence what torch's exporter says about itself: nothing a user of ours can act on."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)  # one line per operator of the absent torchvision
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r".isinstance\(treespec, LeafSpec\)", FutureWarning)
-            yield
-    finally:
-        registration.setLevel(level)

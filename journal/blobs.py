@@ -8,12 +8,12 @@ from pathlib import Path
 from journal import platform
 from journal.disk import (
     make_folder,
-    read_checked,
     register_file,
     remove_leftovers,
     write_atomically,
 )
 from journal.errors import BlobMissingError, DamagedFileError
+from journal.reading import read_checked
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

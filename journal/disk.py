@@ -5,8 +5,6 @@ passes three crash points on its way (`register_file`), so that tests can stop a
 """
 
 import contextlib
-import hashlib
-import logging
 import os
 import secrets
 from pathlib import Path
@@ -14,12 +12,9 @@ from pathlib import Path
 from journal import platform
 from journal.crashpoints import crashpoint, register
 from journal.errors import DamagedFileError, DiskFullError
-
-logger = logging.getLogger(__name__)
+from journal.reading import PREVIOUS, digest_of, unseal
 
 TEMPORARY = ".tmp"
-PREVIOUS = ".previous"
-_DIGEST_LENGTH = 64
 
 
 def register_file(kind: str, what: str) -> None:
@@ -69,23 +64,6 @@ def write_atomically(path: Path, data: bytes, *, kind: str = "file", mode: int =
     platform.flush_folder(path.parent)
 
 
-def read_checked(path: Path, digest: str) -> bytes:
-    """Return the content of a file whose SHA-256 is known.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: the content has another digest.
-    """
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise DamagedFileError(
-            f"{path}: {len(data)} bytes with digest {found[:12]} instead of {digest[:12]};"
-            " delete the file and fetch it again"
-        )
-    return data
-
-
 def write_state(path: Path, data: bytes, *, kind: str = "file") -> None:
     """Write a file of state with its checksum inside, and keep the version before it.
 
@@ -95,28 +73,10 @@ def write_state(path: Path, data: bytes, *, kind: str = "file") -> None:
     """
     # A damaged file must never take the place of the last good one.
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
-        _unseal(path)
+        unseal(path)
         write_atomically(path.with_name(path.name + PREVIOUS), path.read_bytes(), kind=kind)
-    seal = hashlib.sha256(data).hexdigest().encode()
+    seal = digest_of(data).encode()
     write_atomically(path, seal + b"\n" + data, kind=kind)
-
-
-def read_state(path: Path) -> bytes:
-    """Return what `write_state` wrote last, or the version before it if the file is damaged.
-
-    Raises:
-        FileNotFoundError: nothing was ever written.
-        DamagedFileError: neither version can be trusted.
-    """
-    try:
-        return _unseal(path)
-    except (FileNotFoundError, DamagedFileError) as error:
-        previous = path.with_name(path.name + PREVIOUS)
-        if not previous.exists():
-            raise
-        data = _unseal(previous)
-        logger.warning("%s; went back to the version before it", error)
-        return data
 
 
 def make_folder(folder: Path) -> Path:
@@ -153,12 +113,3 @@ def _write_new(path: Path, data: bytes, kind: str, mode: int) -> None:
         platform.flush(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unseal(path: Path) -> bytes:
-    content = path.read_bytes()
-    seal, data = content[:_DIGEST_LENGTH], content[_DIGEST_LENGTH + 1 :]
-    whole = content[_DIGEST_LENGTH : _DIGEST_LENGTH + 1] == b"\n"
-    if not whole or hashlib.sha256(data).hexdigest().encode() != seal:
-        raise DamagedFileError(f"{path}: content and checksum differ; delete it to start anew")
-    return data

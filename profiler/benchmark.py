@@ -18,6 +18,7 @@ from profiler.prediction import extrapolate_memory, out_of_memory_line, predict_
 from profiler.profile import Benchmark, WidthCost
 from profiler.resident_memory import PeakMeter
 from slimmable.evaluation import state_of
+from slimmable.memory import saved_bytes
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples
 from slimmable.state import decode_state, encode_state
@@ -108,21 +109,12 @@ def run_benchmark(
 def saved_activation_bytes(model: SlimmableModel, width: float, samples: Samples) -> int:
     """Return the bytes that one training step on ``samples`` saves for its backward pass."""
     network = model.build(width).train()
-    weights = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
-    saved: dict[int, int] = {}
 
-    def remember(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+    def forward() -> torch.Tensor:
         outputs = network(torch.from_numpy(samples.x))
-        # Held until the count is done: a freed storage's address would be given out again.
-        loss = loss_function(model.task)(outputs, torch.from_numpy(samples.y))
-    total = sum(size for address, size in saved.items() if address not in weights)
-    del loss
-    return total
+        return loss_function(model.task)(outputs, torch.from_numpy(samples.y))
+
+    return saved_bytes(network, forward)
 
 
 class _MemoryForecast:

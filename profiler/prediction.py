@@ -17,6 +17,17 @@ ACTIVATION_COPIES = 1.24
 # The fit has c = 92 MiB, of which 50 are the compiler that `torch.optim` imports and our training
 # loop avoids. With it gone, first steps of small networks cost 22-30 MiB here.
 FIRST_STEP_BYTES = 32 * MIB
+# Resident memory of processes that have done nothing yet: PyTorch, or the agent with ONNX Runtime
+# (64-bit Linux, one thread). Where the process itself can be asked, its own figure comes first.
+TRAINING_BASELINE = 224 * MIB
+INFERENCE_BASELINE = 55 * MIB
+# ONNX Runtime above that, fitted to 15 points (three networks, inputs of up to 256 KiB): loading
+# holds the file, its decoded and its packed weights at once; running holds the weights and an
+# arena that grows in doublings over the live activations.
+SESSION_BYTES = 10 * MIB
+LOADING_COPIES = 4.5
+RUNNING_COPIES = 2.0
+ARENA_COPIES = 2.0
 # Decoding weights, building the network of each width and encoding the result, counted in steps.
 SET_UP_STEPS = 2
 RATIO_WEIGHT = 0.3
@@ -79,6 +90,18 @@ def predict_memory(baseline: int, parameter_bytes: int, activation_bytes: int) -
         activation_bytes: that one step saves for the backward pass.
     """
     return baseline + FIRST_STEP_BYTES + _growing_part(parameter_bytes, activation_bytes)
+
+
+def predict_inference_memory(parameter_bytes: int, live_bytes: int) -> int:
+    """Return the peak resident bytes of a process that loads an ONNX file and runs it.
+
+    Args:
+        parameter_bytes: of the sub-model.
+        live_bytes: the most that its activations hold at one time.
+    """
+    loading = LOADING_COPIES * parameter_bytes
+    running = RUNNING_COPIES * parameter_bytes + ARENA_COPIES * live_bytes
+    return int(INFERENCE_BASELINE + SESSION_BYTES + max(loading, running))
 
 
 def extrapolate_memory(

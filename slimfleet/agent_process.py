@@ -14,7 +14,8 @@ from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
 from edge_agent.session import AgentSession
-from edge_agent.slots import SLOTS_FOLDER, ModelSlots
+from edge_agent.slots import ModelSlots
+from edge_agent.stored_model import SLOTS_FOLDER
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
 from journal.disk import make_folder, write_atomically

@@ -19,7 +19,14 @@ COMMANDS = {
     "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "device": ("slimfleet.commands.device", "suspend or resume a device"),
+    "inspect": (
+        "slimfleet.commands.inspect",
+        "what of a network scales, and what each width costs",
+    ),
+    "train": ("slimfleet.commands.train", "train a network that works at every width"),
+    "adopt": ("slimfleet.commands.adopt", "make a trained network work at every width"),
     "export": ("slimfleet.commands.export", "export widths of a model as ONNX files"),
+    "infer": ("slimfleet.commands.infer", "run a model over a file of samples"),
     "broker": ("slimfleet.commands.broker", "configure or run a broker"),
 }
 INTERRUPTED = 130
@@ -94,7 +101,8 @@ def _code_of(error: Exception) -> ExitCode:
         return ExitCode.BAD_CONFIGURATION
     if "LinkError" in names:
         return ExitCode.BROKER_UNREACHABLE
-    if names & {"ReleaseError", "ParityError"}:
+    unfit = {"ReleaseError", "ParityError", "NoModelError", "ModelFileError", "BudgetUnmetError"}
+    if names & unfit:
         return ExitCode.NO_ACCEPTABLE_MODEL
     return ExitCode.FAILURE
 

@@ -77,7 +77,10 @@ def load_network(model: SlimmableModel, width: float, state: Mapping[str, Array]
     for name in sorted({*found, *tensors}):
         if name in tensors and name in found and tensors[name].shape == found[name].shape:
             continue
-        if name not in tensors and name.rpartition(".")[2] == BATCH_COUNTER:
+        # A tied tensor is loaded under its first name; integers belong to the network.
+        if name not in tensors and (
+            name in model.spec.aliases or not found[name].is_floating_point()
+        ):
             continue
         shapes = [tuple(t[name].shape) if name in t else "none" for t in (tensors, found)]
         raise ValueError(
@@ -89,7 +92,10 @@ def load_network(model: SlimmableModel, width: float, state: Mapping[str, Array]
 
 
 def calibrate(
-    model: SlimmableModel, width: float, state: Mapping[str, Array], x: Array
+    model: SlimmableModel,
+    width: float,
+    state: Mapping[str, Array],
+    x: Array | tuple[Array, ...],
 ) -> ModelState:
     """Return the running statistics of the sub-model at ``width``, estimated on ``x``.
 
@@ -101,7 +107,8 @@ def calibrate(
         model: the model.
         width: which sub-model.
         state: state dict cut at ``width``; its statistics are ignored.
-        x: (N, ...) inputs of known recordings; targets are not needed.
+        x: (N, ...) inputs of known recordings, for a network with several inputs one array each;
+            targets are not needed.
 
     Raises:
         ValueError: the state does not fit the network.
@@ -109,16 +116,18 @@ def calibrate(
     """
     if not model.spec.statistics:
         return {}
-    if len(x) < 2:
-        raise SamplesError(f"{len(x)} samples to calibrate on; batch norm needs at least 2")
+    inputs = x if isinstance(x, tuple) else (x,)
+    count = len(inputs[0])
+    if count < 2:
+        raise SamplesError(f"{count} samples to calibrate on; batch norm needs at least 2")
     network = load_network(model, width, state)
     for norm in _norms(network, model):
         norm.reset_running_stats()
         norm.momentum = None  # None = cumulative mean
         norm.train()
     with torch.no_grad():
-        for chosen in calibration_batches(len(x)):
-            network(torch.from_numpy(x[chosen]))
+        for chosen in calibration_batches(count):
+            network(*(torch.from_numpy(one[chosen]) for one in inputs))
     found = network.state_dict()
     return {name: found[name].numpy().copy() for name in sorted(model.spec.statistics)}
 

@@ -6,9 +6,11 @@ installed on server and devices; over the network go only its name and its optio
 
 import copy
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimmable.spec import WidthSpec
@@ -88,9 +90,6 @@ class SlimmableModel:
         return (ModelInput(self.input_shape, self.input_dtype), *self.other_inputs)
 
 
-ModelFactory = Callable[..., SlimmableModel]
-
-
 def load_model(name: str, options: Mapping[str, Any] | None = None) -> SlimmableModel:
     """Return the model called ``name``: built in, an entry point, or ``package.module:function``.
 
@@ -102,18 +101,44 @@ def load_model(name: str, options: Mapping[str, Any] | None = None) -> Slimmable
     Raises:
         ModelError: nothing of that name is installed, or it refused the options.
     """
-    factory = _find_factory(name)
-    given = dict(options or {})
-    try:
-        model = factory(**given)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"model {name!r} refused its options {given}: {error}") from error
+    model = call_factory(find_factory(name), name, options)
     if not isinstance(model, SlimmableModel):
-        raise ModelError(f"model {name!r} returned {type(model).__name__}, not a SlimmableModel")
+        raise ModelError(
+            f"model {name!r} returned {type(model).__name__}, not a SlimmableModel; for a plain"
+            " network return slimmable.from_module.slimmable_from_module(...)"
+        )
     return model
 
 
-def _find_factory(name: str) -> ModelFactory:
+def call_factory(
+    factory: Callable[..., object], name: str, options: Mapping[str, Any] | None = None
+) -> object:
+    """Return what the function behind ``name`` makes of its options.
+
+    Raises:
+        ModelError: it refused them, or failed.
+    """
+    given = dict(options or {})
+    try:
+        return factory(**given)
+    except ModelError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name!r} refused its options {given}: {error}") from error
+    except Exception as error:  # somebody else's function may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f"model {name!r} failed at {Path(frame.filename).name}:{frame.lineno}:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+
+
+def find_factory(name: str) -> Callable[..., object]:
+    """Return the function behind a model's name; see `load_model` for names.
+
+    Raises:
+        ModelError: nothing of that name is installed, or it cannot be imported.
+    """
     path = BUILT_IN.get(name, name)
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     module, colon, function = path.partition(":")

@@ -74,6 +74,41 @@ def split_recordings(samples: Samples) -> tuple[Samples, Samples]:
     return samples.in_recordings(ordered[0::2]), samples.in_recordings(ordered[1::2])
 
 
+def hold_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
+    """Split by recordings into what trains and a share that is kept back, spread over the classes.
+
+    The recordings are ordered by class and every so-many-th is kept back, so that the split is the
+    same each time. The only recording of a class trains.
+
+    Args:
+        samples: all there are.
+        share: of the recordings that is kept back, between 0 and 1.
+
+    Returns:
+        (training, validation); no recording stands in both.
+
+    Raises:
+        SamplesError: the share is outside (0, 1), or there are too few recordings for it.
+    """
+    if not 0 < share < 1:
+        raise SamplesError(f"share {share} to keep back must be above 0 and below 1")
+    recordings, starts = np.unique(samples.recording, return_index=True)
+    firsts = samples.y.reshape(len(samples), -1)[starts, 0]
+    order = np.lexsort((recordings, firsts))
+    steps = np.floor(np.arange(len(order) + 1) * share + 1e-9)
+    kept = np.diff(steps) > 0
+    if samples.y.dtype.kind in "iu":
+        labels, counts = np.unique(firsts, return_counts=True)
+        kept &= ~np.isin(firsts[order], labels[counts == 1])
+    if not kept.any():
+        raise SamplesError(
+            f"{len(recordings)} recordings are too few to keep back a share of {share:g}; keep back"
+            " more of them, or supply validation data of its own"
+        )
+    back = np.isin(samples.recording, recordings[order[kept]])
+    return samples.take(~back), samples.take(back)
+
+
 def windows(signal: Array, length: int, stride: int) -> Array:
     """Cut a (T, channels) signal into (N, channels, length) windows ``stride`` steps apart.
 

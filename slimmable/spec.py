@@ -65,26 +65,55 @@ class WidthSpec:
         statistics: names of running statistics. They depend on the width, so they are estimated
             anew for each width and never averaged over devices.
         frozen: one line per dimension that stays at full width though it might have scaled.
+        constants: names of tensors that are neither trained nor estimated. They travel with the
+            others and never change.
+        aliases: second name of a tied tensor -> the one under which ``tensors`` has it.
     """
 
     axes: tuple[Axis, ...]
     tensors: Mapping[str, tuple[Term, ...]]
     statistics: frozenset[str] = field(default_factory=frozenset)
     frozen: tuple[str, ...] = ()
+    constants: frozenset[str] = field(default_factory=frozenset)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse terms that name no axis and statistics that name no tensor."""
+        """Refuse terms that name no axis, and names that name no tensor.
+
+        Raises:
+            SpecError: the message names what does not fit.
+        """
         for name, dims in self.tensors.items():
             for term in dims:
                 _check_term(name, term, self.axes)
-        unknown = self.statistics - set(self.tensors)
+        unknown = (self.statistics | self.constants) - set(self.tensors)
         if unknown:
-            raise SpecError(f"statistics {sorted(unknown)} are not among the spec's tensors")
+            raise SpecError(
+                f"statistics or constants {sorted(unknown)} are not among the spec's tensors"
+            )
+        both = self.statistics & self.constants
+        if both:
+            raise SpecError(f"{sorted(both)} are both statistics and constants")
+        lost = {
+            alias: name
+            for alias, name in self.aliases.items()
+            if name not in self.tensors or alias in self.tensors
+        }
+        if lost:
+            raise SpecError(f"aliases {lost} must be second names of tensors that the spec has")
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the tensors that are trained and averaged, sorted."""
-        return tuple(sorted(set(self.tensors) - self.statistics))
+        return tuple(sorted(set(self.tensors) - self.statistics - self.constants))
+
+    def length(self, term: Term, width: float) -> int:
+        """Return how many indices of ``term`` are kept at ``width``."""
+        return _length(term, self.axes, width)
+
+    def term_indices(self, term: Term, width: float) -> Indices:
+        """Return the ascending indices of ``term`` kept at ``width``."""
+        return _indices(term, self.axes, width)
 
     def shape(self, name: str, width: float) -> tuple[int, ...]:
         """Return the shape of tensor ``name`` at ``width``."""
@@ -130,7 +159,7 @@ class WidthSpec:
         """Return the canonical JSON form; axes are renumbered by first appearance."""
         order = _axes_by_appearance(self.tensors)
         number = {axis: position for position, axis in enumerate(order)}
-        document = {
+        document: dict[str, Any] = {
             "format": SPEC_FORMAT,
             "axes": [
                 [self.axes[axis].size, self.axes[axis].scales, self.axes[axis].granule]
@@ -143,6 +172,11 @@ class WidthSpec:
             "statistics": sorted(self.statistics),
             "frozen": sorted(self.frozen),
         }
+        # Left out while empty: a spec that needs neither keeps its hash.
+        if self.constants:
+            document["constants"] = sorted(self.constants)
+        if self.aliases:
+            document["aliases"] = dict(self.aliases)
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property
@@ -174,8 +208,10 @@ def _spec_from_json(read: dict[str, Any]) -> WidthSpec:
     for size, scales, granule in read["axes"]:
         if [type(size), type(scales), type(granule)] != [int, bool, int]:
             raise SpecError(f"axis {[size, scales, granule]} is not [integer, boolean, integer]")
-    if not all(isinstance(line, str) for line in (*read["statistics"], *read["frozen"])):
-        raise SpecError("statistics and frozen must be lists of text")
+    constants, aliases = read.get("constants", []), read.get("aliases", {})
+    lines = (*read["statistics"], *read["frozen"], *constants, *aliases, *aliases.values())
+    if not all(isinstance(line, str) for line in lines):
+        raise SpecError("statistics, frozen, constants and aliases must hold text")
     return WidthSpec(
         axes=tuple(Axis(*axis) for axis in read["axes"]),
         tensors={
@@ -184,6 +220,8 @@ def _spec_from_json(read: dict[str, Any]) -> WidthSpec:
         },
         statistics=frozenset(read["statistics"]),
         frozen=tuple(read["frozen"]),
+        constants=frozenset(constants),
+        aliases=dict(aliases),
     )
 
 

@@ -6,16 +6,14 @@ perfect; contributions and rewards are computed from them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from slimmable.samples import SamplesError
-
-Array = npt.NDArray[Any]
+# What numpy.typing.NDArray[Any] stands for: a device starts without that module.
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 HISTOGRAM_BINS = 10
 
@@ -32,8 +30,7 @@ class TaskKind(StrEnum):
     RECONSTRUCTION = "reconstruction"
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """Outputs in the words of the plant.
 
     Attributes:
@@ -48,8 +45,7 @@ class Decoded:
     confidence: Array
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """Histograms of what a model says on known data, to compare a device's own outputs with.
 
     Attributes:
@@ -61,8 +57,7 @@ class Reference:
     confidence: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """The task of a model.
 
     Attributes:
@@ -79,6 +74,8 @@ class Task:
         Raises:
             SamplesError: labels are not (N,) integers, or name a class that the model lacks.
         """
+        from slimmable.samples import SamplesError  # inference starts without it
+
         if self.kind is not TaskKind.CLASSIFICATION:
             if targets.dtype.kind != "f":
                 raise SamplesError(

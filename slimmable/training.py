@@ -1,7 +1,7 @@
-"""Train a sub-model with ordered dropout. Imports torch.
+"""Train a sub-model through its slices. Imports torch.
 
-Ordered dropout (Horvath et al., FjORD, NeurIPS 2021): each step draws one width from those that lie
-inside the device's training width and takes a gradient step on that slice.
+Which slices a step takes is the training rule's (`slimmable.training_rule`); each takes a gradient
+step, or its share of one, on the tensors of the training width.
 
 The leaves are the tensors of the training width, so nothing can move what the device does not hold.
 Inside it the optimiser is SGD over all the leaves, whatever width a step drew: outside the drawn
@@ -12,13 +12,13 @@ every slice, would be held down more than the outer ones.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
+from slimmable.distillation import distance
 from slimmable.evaluation import check_network
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples
@@ -26,47 +26,18 @@ from slimmable.slicing import check_state
 from slimmable.spec import Indices, WidthSpec
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskError, TaskKind
+from slimmable.training_rule import TrainingRule, WidthDraw
+
+__all__ = ["DivergenceError", "Training", "TrainingRule", "loss_function", "train"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Cut = Callable[[torch.Tensor], torch.Tensor]
+# Of the indices of some samples, what another network says about them.
+Teacher = Callable[[Array], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class TrainingRule:
-    """How a device trains in a round.
-
-    Attributes:
-        steps: gradient steps.
-        batch_size: samples a step.
-        learning_rate: of SGD with momentum.
-        momentum: 0 to below 1.
-        weight_decay: L2 factor.
-        widths: the training grid; each step draws from those inside the training width.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    widths: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no training can use.
-
-        Raises:
-            ValueError: the message names the number.
-        """
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"{self.steps} steps of {self.batch_size} samples: both must be at least 1"
-            )
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning rate {self.learning_rate} must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum {self.momentum} must be from 0 to below 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight decay {self.weight_decay} must be at least 0")
+class DivergenceError(FloatingPointError):
+    """The loss or a weight became NaN or infinite. Lower the learning rate."""
 
 
 def loss_function(task: Task) -> Loss:
@@ -103,41 +74,136 @@ def train(
     Raises:
         SpecError: the state is not one of ``width``.
         SamplesError: the targets do not fit the task.
-        FloatingPointError: the loss or a weight became NaN or infinite.
+        DivergenceError: the loss or a weight became NaN or infinite.
     """
-    names = model.spec.parameters
-    check_state(state, model.spec, width, names=names)
-    model.task.check_targets(samples.y)
-    leaves = {name: torch.tensor(state[name], requires_grad=True) for name in names}
-    # Written out because torch.optim imports the compiler: 1.3 CPU seconds and 50 MB per process.
-    velocity = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    inner = tuple(offered for offered in rule.widths if offered <= width) or (width,)
-    loss_of = loss_function(model.task)
-    batches = _batches(len(samples), rule.batch_size, rng)
     total = 0.0
-    # Layers that draw numbers use torch's global generator: seeded here, put back afterwards.
+    # Layers that draw numbers use torch's global generator, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
-        networks = {offered: _Slice(model, offered, width) for offered in inner}
+        training = Training(model, state, width, samples, rule, rng)
         for step in range(rule.steps):
-            chosen = next(batches)
-            network = networks[inner[int(rng.integers(len(inner)))]]
-            outputs = network.forward(leaves, torch.from_numpy(samples.x[chosen]))
-            loss = loss_of(outputs, torch.from_numpy(samples.y[chosen]))
+            total += training.step()
+            after_step(step + 1)
+    return training.state(), total / rule.steps
+
+
+class Training:
+    """A training under way: one call a step. `train` takes all of them.
+
+    It seeds torch's global generator and leaves it so; whoever minds wraps it in
+    `torch.random.fork_rng`.
+    """
+
+    def __init__(
+        self,
+        model: SlimmableModel,
+        state: Mapping[str, Array],
+        width: float,
+        samples: Samples,
+        rule: TrainingRule,
+        rng: np.random.Generator,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: see `train`, as for those that follow.
+            state: cut at ``width``.
+            width: of training.
+            samples: the device's own data.
+            rule: how to train.
+            rng: draws batches, widths and seeds.
+            teacher: a network that all slices learn from, the widest too; without it the narrower
+                ones learn from the widest, where the rule says so.
+
+        Raises:
+            SpecError: the state is not one of ``width``.
+            SamplesError: the targets do not fit the task.
+        """
+        names = model.spec.parameters
+        constants = sorted(model.spec.constants)
+        check_state(state, model.spec, width, names=(*names, *constants))
+        model.task.check_targets(samples.y)
+        self._task = model.task
+        self._loss = loss_function(model.task)
+        self._samples = samples
+        self._rule = rule
+        self._rng = rng
+        self._outer_teacher = teacher
+        self._given = state
+        self._done = 0
+        self._leaves = {name: torch.tensor(state[name], requires_grad=True) for name in names}
+        fixed = {name: torch.tensor(state[name]) for name in constants}
+        self._tensors = {**self._leaves, **fixed}
+        # Written out because torch.optim imports the compiler: 1.3 CPU seconds and 50 MB per
+        # process.
+        self._velocity = {name: torch.zeros_like(leaf) for name, leaf in self._leaves.items()}
+        self._draw = WidthDraw(rule, width)
+        self._batches = _batches(len(samples), rule.batch_size, rng)
+        torch.manual_seed(int(rng.integers(2**63)))
+        self._slices = {offered: _Slice(model, offered, width) for offered in self._draw.widths}
+
+    def step(self, rate: float | None = None) -> float:
+        """Take one gradient step and return the loss, averaged over the widths of the step.
+
+        Args:
+            rate: learning rate of this step; without it, the rule's.
+
+        Raises:
+            DivergenceError: the loss is NaN or infinite.
+        """
+        chosen = next(self._batches)
+        widths = self._draw.draw(self._rng)
+        x, y = (torch.from_numpy(array[chosen]) for array in (self._samples.x, self._samples.y))
+        teacher = self._teacher(widths, chosen, x)
+        total = 0.0
+        for width in widths:
+            outputs = self._slices[width].forward(self._tensors, x)
+            loss = self._loss(outputs, y)
             reached = float(loss.detach())
             if not math.isfinite(reached):
-                raise FloatingPointError(
-                    f"loss is {reached} at step {step}; lower the learning rate"
+                raise DivergenceError(
+                    f"loss is {reached} at step {self._done}; lower the learning rate"
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
-            _sgd_step(leaves, velocity, rule)
+            if teacher is not None:
+                loss = self._distilled(loss, outputs, teacher)
+            elif self._rule.distillation:
+                teacher = outputs.detach()  # the widest comes first
+            (loss / len(widths)).backward()  # type: ignore[no-untyped-call]
             total += reached
-            after_step(step + 1)
-    trained = {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
-    for name, array in trained.items():
-        if not np.isfinite(array).all():
-            raise FloatingPointError(f"tensor {name!r} became infinite; lower the learning rate")
-    return {**{name: np.array(state[name]) for name in state}, **trained}, total / rule.steps
+        if rate is None:
+            rate = self._rule.rate(self._done)
+        _sgd_step(self._leaves, self._velocity, self._rule, rate)
+        self._done += 1
+        return total / len(widths)
+
+    def state(self) -> ModelState:
+        """Return the state after the steps so far, with statistics as they were given.
+
+        Raises:
+            DivergenceError: a weight became NaN or infinite.
+        """
+        trained = {name: leaf.detach().numpy().copy() for name, leaf in self._leaves.items()}
+        for name, array in trained.items():
+            if not np.isfinite(array).all():
+                raise DivergenceError(f"tensor {name!r} became infinite; lower the learning rate")
+        return {**{name: np.array(array) for name, array in self._given.items()}, **trained}
+
+    def _teacher(
+        self, widths: tuple[float, ...], chosen: Array, x: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return what the teacher says; the widest slice only where the step does not take it."""
+        if self._outer_teacher is not None:
+            return self._outer_teacher(chosen)
+        if not self._rule.distillation or self._draw.teacher in widths:
+            return None
+        with torch.no_grad():
+            return self._slices[self._draw.teacher].forward(self._tensors, x)
+
+    def _distilled(
+        self, loss: torch.Tensor, outputs: torch.Tensor, teacher: torch.Tensor
+    ) -> torch.Tensor:
+        share = self._rule.distillation
+        return (1 - share) * loss + share * distance(self._task, outputs, teacher)
 
 
 class _Slice:
@@ -155,12 +221,13 @@ class _Slice:
         check_network(self._network, model, width)
         for parameter in self._network.parameters():
             parameter.data = torch.empty(0)  # never used: `forward` brings the weights
-        self._cuts = {name: _cut(model.spec, name, width, outer) for name in model.spec.parameters}
+        names = sorted(set(model.spec.tensors) - model.spec.statistics)
+        self._cuts = {name: _cut(model.spec, name, width, outer) for name in names}
 
-    def forward(self, leaves: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        """Return the outputs for ``x`` with the weights of ``leaves``."""
-        parameters = {name: cut(leaves[name]) for name, cut in self._cuts.items()}
-        return torch.func.functional_call(self._network, parameters, (x,))  # type: ignore[no-any-return]
+    def forward(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs for ``x`` with the weights and constants of ``tensors``."""
+        sliced = {name: cut(tensors[name]) for name, cut in self._cuts.items()}
+        return torch.func.functional_call(self._network, sliced, (x,))  # type: ignore[no-any-return]
 
 
 def _cut(spec: WidthSpec, name: str, width: float, outer: float) -> Cut:
@@ -194,7 +261,10 @@ def _mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.T
 
 
 def _sgd_step(
-    leaves: Mapping[str, torch.Tensor], velocity: Mapping[str, torch.Tensor], rule: TrainingRule
+    leaves: Mapping[str, torch.Tensor],
+    velocity: Mapping[str, torch.Tensor],
+    rule: TrainingRule,
+    rate: float,
 ) -> None:
     with torch.no_grad():
         for name, leaf in leaves.items():
@@ -202,7 +272,7 @@ def _sgd_step(
                 continue
             gradient = leaf.grad.add(leaf, alpha=rule.weight_decay)
             velocity[name].mul_(rule.momentum).add_(gradient)
-            leaf.sub_(velocity[name], alpha=rule.learning_rate)
+            leaf.sub_(velocity[name], alpha=rate)
             leaf.grad = None
 
 

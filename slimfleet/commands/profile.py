@@ -15,13 +15,13 @@ import msgspec
 from edge_agent.probe import ProbeResult, probe_runtime
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import TrainingFailed, training_obstacle
-from exporter.command import json_options
 from profiler.emulation import EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
 from profiler.profile import Benchmark, DeviceProfile, describe
 from profiler.table import profile_table
 from slimfleet.config import AgentConfig, ConfigError, read_config
 from slimfleet.exit_codes import ExitCode
+from slimmable.model_source import json_options
 
 log = logging.getLogger(__name__)
 

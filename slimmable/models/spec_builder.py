@@ -48,6 +48,11 @@ class SpecBuilder:
         for leaf in ("running_mean", "running_var"):
             self.statistics.add(f"{name}.{leaf}")
 
+    def group_norm(self, name: str, channels: Term) -> None:
+        """Declare a group norm: trained scale and shift, nothing else."""
+        for leaf in ("weight", "bias"):
+            self.tensors[f"{name}.{leaf}"] = (channels,)
+
     def flattened(self, channels: Term, size: int) -> Term:
         """Return the term of ``channels`` flattened with ``size`` positions each."""
         return ProductTerm((channels, self.fixed(size))) if size > 1 else channels

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from broker.codec import decode_struct
+from broker.decoding import decode_struct
 from broker.messages import BlobReference, ModelManifest, Update
 from edge_agent.outbox import Outbox
 from edge_agent.slots import ModelSlots

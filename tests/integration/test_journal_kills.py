@@ -11,10 +11,11 @@ import pytest
 from journal.blobs import BlobFolder
 from journal.chain import verify
 from journal.crashpoints import CRASH_AT, CRASHPOINTS, KILLED
-from journal.disk import read_state, remove_leftovers
+from journal.disk import remove_leftovers
 from journal.errors import JournalLockedError
 from journal.events import ModelInitialised
 from journal.reader import JournalReader
+from journal.reading import read_state
 from journal.store import Journal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills POSIX processes")

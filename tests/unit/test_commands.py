@@ -4,6 +4,7 @@ import stat
 import pytest
 
 from edge_agent.probe import ProbeResult
+from exporter.report import ExportReport, FormRow, WidthRow, WrittenFile
 from profiler.profile import Benchmark, WidthCost
 from slimfleet import cli
 from slimfleet.commands import broker as broker_command
@@ -247,35 +248,74 @@ def test_a_wrong_profile_argument_is_named(command, working_runtime, arguments, 
 # --- export -------------------------------------------------------------------------------------
 
 
-def test_an_export_prints_one_line_per_file(command, monkeypatch, tmp_path):
-    from exporter.run_export import ExportRow
-
-    rows = [
-        ExportRow(0.25, "toy-w0.25.onnx", "toy-w0.25.manifest.json", "ab", 900, 12, 3e-8, "none"),
-        ExportRow(1.0, "toy-w1.00.onnx", "toy-w1.00.manifest.json", "cd", 12_345, 120, 0.0, "none"),
+def export_report():
+    """Return a report of two widths, the wider one over a device's budget."""
+    forms = [
+        FormRow(
+            "fp32",
+            WrittenFile("toy-w0.25.onnx", "toy-w0.25.manifest.json", "ab", 900),
+            None,
+            900,
+            0.000023,
+            0.000031,
+            0.843,
+            3e-8,
+            True,
+            "",
+            "",
+        ),
+        FormRow("fp32", None, None, 12_345, 0.15, 0.2, None, 0.0, False, "150 ms > 20 ms", ""),
     ]
-    monkeypatch.setattr(export_command.command, "run", lambda _: rows)
-    arguments = (
-        "export",
-        "--model",
-        "toy",
-        "--checkpoint",
-        "x",
-        "--widths",
-        "1",
-        "--out",
-        tmp_path,
+    widths = (
+        WidthRow(0.25, 12, "none", "fp32", "fp32", "fp32: int8 is off", True, {}, (forms[0],)),
+        WidthRow(
+            1.0, 1200, "none", "", "fp32", "over budget: 150 ms > 20 ms", False, {}, (forms[1],)
+        ),
     )
+    return ExportReport(
+        model="toy",
+        spec_hash="00",
+        weights="toy.safetensors",
+        fleet="",
+        round=0,
+        task="regression",
+        classes=(),
+        scale="",
+        score_name="accuracy",
+        score_data="test.npz, 100 samples",
+        budget="latency<=20ms",
+        machine="x86_64, onnxruntime 1.23.0",
+        threads=1,
+        calls=50,
+        widths=widths,
+    )
+
+
+def test_an_export_prints_one_line_per_width(command, monkeypatch, tmp_path):
+    monkeypatch.setattr(export_command.command, "run", lambda _: export_report())
+    arguments = ("export", "--model", "toy", "--widths", "1", "--out", tmp_path)
     code, out, _ = command(*arguments)
     assert code == ExitCode.DONE
     assert out == (
-        "width  ONNX bytes  parameters   parity  statistics  file\n"
-        " 0.25         900          12  3.0e-08  none        toy-w0.25.onnx\n"
-        "    1       12345         120  0.0e+00  none        toy-w1.00.onnx\n"
+        "toy; weights: toy.safetensors\n"
+        "latency: one sample on THIS machine (x86_64, onnxruntime 1.23.0), one thread, 50\n"
+        "  calls\n"
+        "score: accuracy, test.npz, 100 samples\n"
+        "device budget: latency<=20ms\n"
+        "\n"
+        "width  form  score  median     p95     size  params  front\n"
+        " 0.25  fp32  0.843   23 us   31 us    900 B      12      *  recommended\n"
+        "    1  fp32      -  150 ms  200 ms  12.3 kB    1.2k         over budget\n"
+        "front *: no other file scores better, runs faster and is smaller\n"
+        "\n"
+        "why\n"
+        "    1  over budget: 150 ms > 20 ms\n"
         f"\nwritten to {tmp_path}\n"
     )
     code, out, _ = command(*arguments, "--json")
-    assert [row["digest"] for row in json.loads(out)] == ["ab", "cd"]
+    document = json.loads(out)
+    assert [row["digest"] for row in document["widths"]] == ["ab", None]
+    assert [row["recommended"] for row in document["widths"]] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -289,20 +329,9 @@ def test_an_export_that_fails_has_its_exit_code(command, monkeypatch, tmp_path, 
         raise getattr(errors, name)("width 0.5 differs")
 
     monkeypatch.setattr(export_command.command, "run", fail)
-    found, out, err = command(
-        "export", "--model", "toy", "--checkpoint", "x", "--widths", "1", "--out", tmp_path
-    )
+    found, out, err = command("export", "--model", "toy", "--widths", "1", "--out", tmp_path)
     assert (found, out) == (code, "")
     assert err == "slimfleet: width 0.5 differs\n"
-
-
-def test_an_export_from_a_missing_checkpoint_says_which(command, tmp_path):
-    code, _, err = command(
-        *("export", "--model", "tests.fakes.toy_models:toy", "--widths", "1"),
-        *("--checkpoint", tmp_path / "gone", "--out", tmp_path / "out"),
-    )
-    assert code == ExitCode.FAILURE
-    assert "gone cannot be read" in err
 
 
 # --- broker -------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Weights go into a template by name, and both sides must agree on the names."""
 
 import numpy as np
+import onnx_ir
 import pytest
 from onnx import TensorProto, helper
 
 from exporter.errors import InjectionError
 from exporter.injection import inject
-from exporter.templates import Template
+from exporter.tracing import template_of
 
 pytestmark = pytest.mark.torch
 
@@ -18,8 +19,8 @@ STATE = {
 
 
 def weight(name, shape, type_=TensorProto.FLOAT):
-    """Return an initializer without values, as templates hold them."""
-    return TensorProto(name=name, data_type=type_, dims=shape)
+    """Return an initializer whose values stem from tracing."""
+    return helper.make_tensor(name, type_, shape, np.zeros(shape, dtype=np.float32))
 
 
 def value(name, numbers):
@@ -41,8 +42,8 @@ def template(initializers, *, second="beta", used=("gamma", "beta", "gain"), con
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    return Template(
-        model.SerializeToString(), frozenset(used), frozenset(constants), traced_now=True
+    return template_of(
+        onnx_ir.from_proto(model), frozenset(STATE), frozenset(used), frozenset(constants)
     )
 
 
@@ -101,8 +102,13 @@ def test_a_declared_constant_of_the_network_may_stay():
 
 
 def test_a_single_number_of_an_operator_may_stay():
-    graph = inject(template((*WHOLE, value("epsilon", [1e-5]))), STATE)
-    assert "epsilon" in graph.graph.initializers
+    floats = template(
+        (weight("gamma", [3]), value("epsilon", [1e-5]), weight("gain", [1])),
+        second="epsilon",
+        used=("gamma", "gain"),
+    )
+    graph = inject(floats, STATE)
+    assert graph.graph.initializers["epsilon"].const_value.numpy().tolist() == [np.float32(1e-5)]
 
 
 @pytest.mark.parametrize("shape", [[2], [3, 1], [4]])

@@ -9,6 +9,7 @@ from torch import nn
 
 from exporter.errors import ParityError
 from exporter.parity import check_parity
+from exporter.sessions import open_session
 from tests.fakes.toy_models import toy
 
 pytestmark = pytest.mark.torch
@@ -77,7 +78,7 @@ def test_the_order_of_values_of_a_regression_does_not_matter():
 
 
 def test_a_batch_size_baked_into_the_file_is_noticed():
-    with pytest.raises(ParityError, match="batch of 7"):
+    with pytest.raises(ParityError, match="batch of 3"):
         check(graph_of(batch=1))
 
 
@@ -102,3 +103,14 @@ def test_bytes_that_are_no_onnx_file_are_noticed(damage):
     bytes_of = {"cut": whole[: len(whole) // 2], "noise": b"\xff" * 64, "empty": b""}
     with pytest.raises(ParityError, match="does not load"):
         check_parity(bytes_of.get(damage, whole), Affine(WEIGHT, BIAS), toy())
+
+
+def test_a_file_that_differs_from_the_graph_as_traced_is_noticed():
+    altered = WEIGHT.copy()
+    altered[0, 0] += 1e-2
+    file = graph_of().SerializeToString()
+    same, other = (open_session(graph_of(w).SerializeToString()) for w in (WEIGHT, altered))
+
+    assert check_parity(file, Affine(WEIGHT, BIAS), toy(), untouched=same) < 1e-6
+    with pytest.raises(ParityError, match=r"ONNX Runtime and the graph as traced differ"):
+        check_parity(file, Affine(WEIGHT, BIAS), toy(), untouched=other)

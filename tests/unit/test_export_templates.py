@@ -1,14 +1,13 @@
 """A graph is traced once per model and width, and kept."""
 
-import logging
-
 import pytest
 import torch
 from torch import nn
 
 from exporter.errors import ParityError, TemplateError
-from exporter.parity import open_session
-from exporter.templates import TemplateCache, trace_template, warm_templates
+from exporter.sessions import open_session
+from exporter.templates import TemplateCache, warm_templates
+from exporter.tracing import trace_template
 from slimmable.models.cnn1d import cnn1d
 from tests.fakes.toy_models import ToyNetwork, UndecidedNetwork, toy
 
@@ -60,46 +59,15 @@ def test_templates_made_ahead_are_used_later_and_by_another_process(traced, cach
     assert not kept.traced_now
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
-        lambda whole: b"",
-    ],
-    ids=["cut", "altered", "empty"],
-)
-def test_a_damaged_template_is_traced_anew_with_a_line_in_the_log(damage, traced, cache, caplog):
-    model = toy()
-    path = path_of(cache, model, 0.5)
-    whole = cache.get(model, 0.5)
-    path.write_bytes(damage(path.read_bytes()))
-
-    with caplog.at_level(logging.WARNING, logger="exporter.templates"):
-        renewed = cache.get(model, 0.5)
-
-    assert len(traced) == 2
-    assert "is damaged" in caplog.text
-    assert renewed.used == whole.used
-    assert not cache.get(model, 0.5).traced_now
-
-
-def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(traced, tmp_path, caplog):
-    (tmp_path / "occupied").write_text("a file, not a folder")
-    cache = TemplateCache(tmp_path / "occupied")
-
-    assert cache.get(toy(), 0.5).traced_now
-    assert "traced each time" in caplog.text
-
-
 def test_a_template_holds_no_weights_and_no_paths(cache):
     model = toy(hidden=512)
     template = cache.get(model, 1.0)
 
-    assert len(template.graph) < 4 * model.spec.parameter_count(1.0)
-    assert b"toy_models" not in template.graph
-    with pytest.raises(ParityError):
-        open_session(template.graph)
+    for graph in (template.graph, template.prepared):
+        assert len(graph) < 4 * model.spec.parameter_count(1.0)
+        assert b"toy_models" not in graph
+        with pytest.raises(ParityError):
+            open_session(graph)
 
 
 def test_equal_fresh_weights_keep_their_own_names():
@@ -154,13 +122,3 @@ def test_a_network_of_other_shapes_than_its_spec_is_told_apart():
     assert isinstance(Fixed(4, 8, 3), nn.Module)
     with pytest.raises(TemplateError, match=r"'first\.bias' has shape \(16,\).*says \(8,\)"):
         trace_template(toy(network=Fixed), 0.5)
-
-
-def test_a_network_of_two_outputs_is_refused():
-    class Forked(ToyNetwork):
-        def forward(self, x_BF):
-            y = super().forward(x_BF)
-            return y, y + 1
-
-    with pytest.raises(TemplateError, match=r"exactly one tensor|cannot be traced"):
-        trace_template(toy(network=Forked), 0.5)

@@ -105,6 +105,7 @@ def test_the_file_says_what_it_is_and_nothing_about_the_machine_that_made_it(mod
         "slimfleet.task": "classification",
         "slimfleet.classes": json.dumps(CLASSES, ensure_ascii=False),
         "slimfleet.scale": "g / 0.9",
+        "slimfleet.encoding": "onnx-f32",
     }
     assert b".py" not in exported[0.5].onnx
 

@@ -9,13 +9,12 @@ import pytest
 from journal import disk, platform
 from journal.disk import (
     make_folder,
-    read_checked,
-    read_state,
     remove_leftovers,
     write_atomically,
     write_state,
 )
 from journal.errors import DamagedFileError, DiskFullError
+from journal.reading import read_checked, read_state
 from tests.fakes.full_disk import full_disk
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from broker.errors import DecodeError, DigestError, RollbackError
 from edge_agent import slot_state
-from edge_agent.model_folder import MODEL_FILE, NotInstalledError
 from edge_agent.slot_state import MAX_ATTEMPTS, SlotState
-from edge_agent.slots import STATE_FILE, ModelSlots, read_current
+from edge_agent.slots import ModelSlots
+from edge_agent.stored_model import MODEL_FILE, STATE_FILE, NotInstalledError, read_current
 from journal.errors import DamagedFileError, DiskFullError
 from tests.fakes.full_disk import full_disk
 from tests.fakes.toy_onnx import manifest_of

@@ -233,3 +233,37 @@ def test_an_unknown_tensor_is_named():
         small().shape("x", 1.0)
     with pytest.raises(SpecError, match="does not lie inside"):
         small().indices_within("a", 1.0, 0.5)
+
+
+def with_roles(**roles):
+    axes = (Axis(4, scales=True),)
+    tensors = {"weight": (AxisTerm(0),), "mean": (AxisTerm(0),), "offset": (AxisTerm(0),)}
+    return WidthSpec(axes, tensors, **roles)
+
+
+def test_constants_and_aliases_survive_json_and_count_in_the_hash():
+    spec = with_roles(constants=frozenset({"offset"}), aliases={"head": "weight"})
+    again = WidthSpec.from_json(spec.to_json())
+    assert again.constants == {"offset"}
+    assert again.aliases == {"head": "weight"}
+    assert again.spec_hash == spec.spec_hash != with_roles().spec_hash
+    assert spec.parameters == ("mean", "weight")
+
+
+def test_a_spec_without_constants_and_aliases_keeps_its_form():
+    assert b"constants" not in with_roles().to_json()
+    assert b"aliases" not in with_roles().to_json()
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"constants": frozenset({"absent"})},
+        {"constants": frozenset({"mean"}), "statistics": frozenset({"mean"})},
+        {"aliases": {"head": "absent"}},
+        {"aliases": {"mean": "weight"}},
+    ],
+)
+def test_roles_of_tensors_that_do_not_fit_are_refused(roles):
+    with pytest.raises(SpecError):
+        with_roles(**roles)

@@ -1,0 +1,1 @@
+"""Derive the width spec of any network from its traced graph."""
