@@ -36,3 +36,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return ``"lstm,gru"`` as names.
+
+    Raises:
+        argparse.ArgumentTypeError: one is empty.
+    """
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as lstm,gru")
+    return found

@@ -167,7 +167,7 @@ def _result(arguments: argparse.Namespace, starts: Mapping[str, list[Start]], si
         notes=(
             "all have only what a device has: the base install, without the extras' packages",
             "ours also checks digest and manifest, warms up, and gives probabilities",
-            "a plain script makes a pool of threads, ours has one thread: that script is the harder one",
+            "a plain script makes a pool of threads; the one of one thread is harder to match",
         ),
     )
 

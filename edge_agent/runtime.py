@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from broker.manifest import InputTensor, ModelManifest
-from edge_agent.file_facts import read_facts
+from slimmable.onnx_header import HeaderError, read_header
 from slimmable.task import Array, Decoded, Task, TaskKind
 
 Inputs = Array | Mapping[str, Array]
@@ -187,7 +187,9 @@ def load_model(
     )
     source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
     try:
-        facts = read_facts(source)
+        facts = read_header(source).metadata
+    except HeaderError:  # ONNX Runtime refuses it below, and says more about it
+        facts = {}
     except OSError as error:
         raise ModelFileError(
             f"model {manifest.digest[:12]} cannot be read: {error}; deploy it again"

@@ -18,9 +18,9 @@ from exporter.errors import ParityError
 from exporter.export_data import Labelled
 from exporter.file_outputs import file_outputs
 from exporter.file_subject import Subject
-from exporter.onnx_header import HeaderError, OnnxHeader, read_header
 from exporter.report import NOT_MEASURED
 from exporter.sessions import open_session
+from slimmable.onnx_header import HeaderError, OnnxHeader, read_header
 from slimmable.state import Array
 
 FLOAT_ENCODING = "onnx-f32"

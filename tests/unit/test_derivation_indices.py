@@ -1,10 +1,10 @@
 """Which entries a width keeps: leaving the others out is the same as setting them to zero.
 
-Two networks loaded with the same wrong slice agree, so comparing a sub-model with one built natively
-cannot find wrong indices: the first quarter of four gates instead of a quarter of each, say. Here
-the full network is judge. With zeros wherever the width leaves something out, units that are left
-out put out zero, and the kept ones must compute what the sub-model computes. Norms over the channels
-would count the zeros, so they are taken out.
+Two networks loaded with the same wrong slice agree, so comparing a sub-model with one built
+natively cannot find wrong indices: the first quarter of four gates instead of a quarter of each,
+say. Here the full network is judge. With zeros wherever the width leaves something out, units that
+are left out put out zero, and the kept ones must compute what the sub-model computes. Norms over
+the channels would count the zeros, so they are taken out.
 """
 
 from collections.abc import Iterator

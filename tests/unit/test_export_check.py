@@ -18,8 +18,8 @@ from broker.manifest import InputTensor
 from exporter.export_data import Labelled
 from exporter.file_check import Verdict, check_file, passed
 from exporter.file_subject import CheckError, Subject, open_subject
-from exporter.onnx_header import HeaderError, read_header
 from slimfleet.commands.export import check_lines
+from slimmable.onnx_header import HeaderError, read_header
 from tests.fakes.toy_onnx import FEATURES, always, linear, manifest_of
 
 ROOT = Path(__file__).parents[2]

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import logging
 import os
@@ -22,10 +23,10 @@ from edge_agent import (
     NoModelError,
     Predictor,
 )
-from edge_agent.file_facts import read_facts
 from edge_agent.runtime import load_model
 from edge_agent.slots import ModelSlots
 from edge_agent.stored_model import STATE_FILE
+from slimmable.onnx_header import HeaderError, read_header
 from slimmable.samples import Samples
 from tests.fakes.multi_onnx import WORDS, expected, export_to, two_inputs, with_facts
 from tests.fakes.toy_onnx import FEATURES, always, linear, manifest_of
@@ -251,17 +252,18 @@ def test_a_file_stamped_with_another_width_spec_is_not_loaded():
         load_model(onnx, manifest_of(onnx))
 
 
-def test_facts_are_read_from_a_file_as_onnx_reads_them(tmp_path):
+def test_the_head_is_read_from_a_path_as_from_the_bytes(tmp_path):
     onnx, _ = with_facts(linear(np.ones((300, 300))), {"a": "b", "ä": "", "": "x" * 300})
     (tmp_path / "m.onnx").write_bytes(onnx)
-    assert read_facts(tmp_path / "m.onnx") == read_facts(onnx) == {"a": "b", "ä": "", "": "x" * 300}
-    assert read_facts(always(1)[0]) == {}
+    header = read_header(tmp_path / "m.onnx")
+    assert header == read_header(onnx)
+    assert header.metadata == {"a": "b", "ä": "", "": "x" * 300}
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_facts_of_any_bytes_are_read_or_there_are_none(noise, cut):
-    assert isinstance(read_facts(noise), dict)
-    assert isinstance(read_facts(with_facts(always(1)[0], STANDING)[0][:cut] + noise), dict)
+def test_a_file_cut_off_anywhere_is_refused_by_its_head_or_read(noise, cut):
+    with contextlib.suppress(HeaderError):
+        assert read_header(with_facts(always(1)[0], STANDING)[0][:cut] + noise).opsets
 
 
 # --- taking over, and ending ----------------------------------------------------------------------
