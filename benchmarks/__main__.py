@@ -13,7 +13,8 @@ from benchmarks.results import as_json, as_text
 
 # Name -> (whether it is quick enough for `make bench`, how long it takes, what it measures).
 BENCHMARKS: dict[str, tuple[bool, str, str]] = {
-    "export_speed": (True, "20 s", "an ONNX file per width, against torch.onnx.export"),
+    "export": (False, "5 min", "an ONNX file per width, against torch.onnx.export; width specs"),
+    "latency": (False, "8 min", "a call of a sub-model, against the network built at its width"),
     "start_up": (True, "40 s", "a program's first answer, against a plain ONNX Runtime script"),
     "transfer": (True, "10 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
     "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),
@@ -26,7 +27,7 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
 }
 EPILOG = """examples:
   python -m benchmarks                          list all, run the quick ones
-  python -m benchmarks transfer export_speed    run these
+  python -m benchmarks transfer wire_bytes      run these
   python -m benchmarks demo_accuracy --help     its own options
   python -m benchmarks demo_accuracy --seeds 0 --json
 """

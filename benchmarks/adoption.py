@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " starts from the order by magnitude",
     )
     parser.add_argument("--distillation", type=float, default=0.5, help="share of the loss")
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.02, help="of the distillation, at its start"
+    )
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,9 @@ def measure(arguments: argparse.Namespace) -> Result:
             ),
             (
                 f"cnn2d, 16-32-64-64 channels; {arguments.epochs} epochs dense, learning rate 0.05"
-                " falling as a cosine, batch 64; distillation by ordered dropout with the same,"
-                f" {arguments.distillation:g} of the loss from the teacher"
+                " falling as a cosine, batch 64; distillation by ordered dropout with"
+                f" {arguments.learning_rate:g} and {arguments.distillation:g} of the loss from the"
+                " teacher"
             ),
             (
                 "a budget is in CPU times of the dense network's own training, one thread:"
@@ -135,16 +139,14 @@ def _run_seed(
             model,
             state,
             images,
-            AdoptionRule(
-                WIDTHS, Budget(seconds=share * cpu_s), distillation=arguments.distillation
-            ),
+            _rule(arguments, share * cpu_s, arguments.distillation),
             seed,
         )
         for share in arguments.shares
         for order, state in states.items()
         if share < longest or order == Criterion.MAGNITUDE
     }
-    alone = AdoptionRule(WIDTHS, Budget(seconds=longest * cpu_s), distillation=0.0)
+    alone = _rule(arguments, longest * cpu_s, 0.0)
     ordered = {order: _curve(model, state, images) for order, state in states.items()}
     return SeedRun(
         dense=ordered[AS_IS][1.0],
@@ -152,6 +154,15 @@ def _run_seed(
         ordered=ordered,
         distilled=distilled,
         labels_alone=_distilled(model, states[Criterion.MAGNITUDE], images, alone, seed),
+    )
+
+
+def _rule(arguments: argparse.Namespace, cpu_s: float, distillation: float) -> AdoptionRule:
+    return AdoptionRule(
+        WIDTHS,
+        Budget(seconds=cpu_s),
+        distillation=distillation,
+        learning_rate=arguments.learning_rate,
     )
 
 

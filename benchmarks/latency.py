@@ -2,9 +2,10 @@
 
 Each reference network is derived, cut at every width and exported by us. Its user would build it
 at that width and call `torch.onnx.export`. Both files hold the same weights and take turns, one
-call each, and so does a second session of the user's file: how far those two are apart is what the
-measurement itself adds. Every turn opens new sessions, because where a session's memory happens to
-lie changes its speed too. Time is that of the calling thread alone, which is all that one thread of
+call each. The user's file is measured against itself in the same way: how far that is from 1 is
+what the measurement adds. Where a session's memory happens to lie changes its speed by some
+percent, and the session that was opened first is often the slower one; so every turn opens new
+ones, in the other order. Time is that of the calling thread alone, which is all that one thread of
 ONNX Runtime uses.
 """
 
@@ -29,11 +30,12 @@ from benchmarks.references import (
 )
 from benchmarks.results import Ratio, Result, Table
 from exporter.export import export_width
-from exporter.latency import Latency, measure_latencies
+from exporter.latency import measure_latencies
 from exporter.parity import random_feed
 from exporter.templates import TemplateCache
 from exporter.tracing import INPUT_NAME, tensor_name
 from slimmable.macs import count_macs
+from slimmable.state import Array
 
 NETWORKS = (
     "four_convolutions",
@@ -52,7 +54,6 @@ NETWORKS = (
 COMPUTE_BOUND = frozenset({"four_convolutions_wide", "resnet18", "resnet18_224"})
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SLICED_GOAL, COMPUTE_GOAL = 1.05, 1.1
-OURS, NATIVE, AGAIN = "ours", "native", "native again"
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,27 @@ class Files:
     """The files of one width and what they compute with.
 
     Attributes:
-        models: who made it -> ONNX file.
+        ours, native: ONNX files.
         macs: multiply-accumulates of a call.
     """
 
-    models: Mapping[str, bytes]
+    ours: bytes
+    native: bytes
     macs: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn showed of one width.
+
+    Attributes:
+        ours_s, native_s: seconds of a call, taking turns with each other.
+        noise: of the native file, relative to itself in another session.
+    """
+
+    ours_s: float
+    native_s: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class Timed:
     """What one width of one network showed.
 
     Attributes:
-        seconds: of a call of our file and of the native one.
+        ours_s, native_s: seconds of a call.
         ratio: ours to native; noise: native to itself; to_full: ours to ours at full width. Each
             the median over the turns of the ratio within a turn.
         macs: multiply-accumulates, relative to full width.
@@ -81,7 +97,8 @@ class Timed:
 
     network: str
     width: float
-    seconds: Mapping[str, float]
+    ours_s: float
+    native_s: float
     ratio: float
     noise: float
     to_full: float
@@ -92,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--networks", type=names, default=NETWORKS, help="of benchmarks/networks")
     parser.add_argument("--widths", type=numbers, default=WIDTHS, help="besides 1.0")
-    parser.add_argument("--turns", type=positive, default=9, help="each with new sessions")
-    parser.add_argument("--calls", type=positive, default=30, help="of each file in a turn")
+    parser.add_argument("--turns", type=positive, default=10, help="each with new sessions")
+    parser.add_argument("--calls", type=positive, default=20, help="of each file in a turn")
 
 
 def measure(arguments: argparse.Namespace) -> Result:
@@ -118,9 +135,12 @@ def measure(arguments: argparse.Namespace) -> Result:
         ratios=(*_sliced_ratios(timed), *_compute_ratios(timed)),
         notes=(
             "native: built at the width by its user's code, torch.onnx.export with its defaults",
-            f"batch 1, 1 thread; time of the thread, 20 % quantile of {arguments.calls} calls in"
-            f" each of {arguments.turns} turns, ratios within a turn, their median",
-            "noise: the native file against itself in a second session",
+            (
+                f"batch 1, 1 thread; time of the thread, 20 % quantile of {arguments.calls} calls"
+                f" in each of {arguments.turns} turns, ratios within a turn, their median"
+            ),
+            "CNNs of some microseconds a call are bound by what any call costs, whatever its size",
+            "noise: the native file against itself, measured in the same way",
         ),
     )
 
@@ -132,54 +152,65 @@ def _time_network(name: str, widths: Sequence[float], turns: int, calls: int) ->
         files = {width: _files(reference, width, cache) for width in widths}
     inputs = {tensor_name(INPUT_NAME, n): one for n, one in enumerate(reference.model.inputs)}
     feed = random_feed(inputs, 1, np.random.default_rng(0))
-    found: dict[float, list[dict[str, Latency]]] = {width: [] for width in widths}
-    for _ in range(turns):
+    found: dict[float, list[Turn]] = {width: [] for width in widths}
+    for number in range(turns):
         for width in widths:
-            found[width].append(
-                measure_latencies(files[width].models, feed, calls=calls, clock=time.thread_time)
-            )
-    return [_timed(name, width, files, found) for width in widths]
+            found[width].append(_take_turn(files[width], feed, calls, in_reverse=number % 2 == 1))
+    return [
+        Timed(
+            network=name,
+            width=width,
+            ours_s=median(turn.ours_s for turn in found[width]),
+            native_s=median(turn.native_s for turn in found[width]),
+            ratio=median(turn.ours_s / turn.native_s for turn in found[width]),
+            noise=median(turn.noise for turn in found[width]),
+            to_full=median(
+                turn.ours_s / full.ours_s
+                for turn, full in zip(found[width], found[1.0], strict=True)
+            ),
+            macs=files[width].macs / files[1.0].macs,
+        )
+        for width in widths
+    ]
 
 
 def _files(reference: Reference, width: float, cache: TemplateCache) -> Files:
     cut = reference.cut(width)
-    native = native_network(reference, width, cut)
-    theirs = torch_onnx(native, reference.model)
-    ours = export_width(reference.model, width, cut, cache).onnx
-    macs = count_macs(native, reference.model.inputs).total
-    return Files({OURS: ours, NATIVE: theirs, AGAIN: theirs}, macs)
-
-
-def _timed(
-    name: str,
-    width: float,
-    files: Mapping[float, Files],
-    found: Mapping[float, list[dict[str, Latency]]],
-) -> Timed:
-    turns, full = found[width], found[1.0]
-    return Timed(
-        network=name,
-        width=width,
-        seconds={who: median(turn[who].low_s for turn in turns) for who in (OURS, NATIVE)},
-        ratio=median(turn[OURS].low_s / turn[NATIVE].low_s for turn in turns),
-        noise=median(turn[AGAIN].low_s / turn[NATIVE].low_s for turn in turns),
-        to_full=median(
-            turn[OURS].low_s / whole[OURS].low_s for turn, whole in zip(turns, full, strict=True)
-        ),
-        macs=files[width].macs / files[1.0].macs,
+    network = native_network(reference, width, cut)
+    return Files(
+        ours=export_width(reference.model, width, cut, cache).onnx,
+        native=torch_onnx(network, reference.model),
+        macs=count_macs(network, reference.model.inputs).total,
     )
+
+
+def _take_turn(files: Files, feed: Mapping[str, Array], calls: int, *, in_reverse: bool) -> Turn:
+    ours, native = _pair(files.ours, files.native, feed, calls, in_reverse=in_reverse)
+    once, again = _pair(files.native, files.native, feed, calls, in_reverse=in_reverse)
+    return Turn(ours, native, once / again)
+
+
+def _pair(
+    one: bytes, other: bytes, feed: Mapping[str, Array], calls: int, *, in_reverse: bool
+) -> tuple[float, float]:
+    """Return the seconds of a call of each of two files, the second opened first in reverse."""
+    models = {"one": one, "other": other}
+    if in_reverse:
+        models = dict(reversed(models.items()))
+    found = measure_latencies(models, feed, calls=calls, clock=time.thread_time)
+    return found["one"].low_s, found["other"].low_s
 
 
 def _sliced_table(timed: Sequence[Timed]) -> Table:
     return Table(
         f"A call, in milliseconds; goal: ours at most {SLICED_GOAL} times native",
-        ("network", "width", OURS, NATIVE, "ratio", "noise", "goal"),
+        ("network", "width", "ours", "native", "ratio", "noise", "goal"),
         tuple(
             (
                 one.network,
                 one.width,
-                one.seconds[OURS] * 1e3,
-                one.seconds[NATIVE] * 1e3,
+                one.ours_s * 1e3,
+                one.native_s * 1e3,
                 f"{one.ratio:.3f}",
                 f"{one.noise:.3f}",
                 _verdict(one.ratio, SLICED_GOAL),

@@ -89,7 +89,8 @@ class AdoptionRule:
             rest is the task's loss.
         width_rule: which widths a step trains.
         batch_size: samples a step.
-        learning_rate: at the start; it falls along a cosine to 0 at the end of the budget.
+        learning_rate: at the start; it falls along a cosine to 0 at the end of the budget. Higher
+            ones teach the narrow widths sooner, and cost the full width what it knew.
         momentum: 0 to below 1.
         weight_decay: L2 factor.
     """
@@ -100,7 +101,7 @@ class AdoptionRule:
     distillation: float = 0.5
     width_rule: WidthRule = WidthRule.ORDERED_DROPOUT
     batch_size: int = 64
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
 

@@ -67,9 +67,9 @@ def read_checkpoint(path: Path, spec: WidthSpec) -> ModelState:
         CheckpointError: the file cannot be read, is something else, holds objects besides tensors
             or NaN, or is of another model; the message says which.
     """
-    found = _plain_names(_read(path), {*spec.tensors, *_aliases(spec)})
+    found = _plain_names(_read(path), {*spec.tensors, *spec.aliases})
     found = {name: t for name, t in found.items() if not name.endswith(BATCH_COUNTER)}
-    found = _without_aliases(path, found, _aliases(spec))
+    found = _without_aliases(path, found, spec.aliases)
     integers = [n for n, t in found.items() if n not in spec.tensors and t.values.dtype.kind != "f"]
     for name in integers:
         logger.debug("%s: %s is left out, it holds %s", path, name, found.pop(name).dtype)
@@ -79,10 +79,6 @@ def read_checkpoint(path: Path, spec: WidthSpec) -> ModelState:
     if converted:
         logger.warning("%s: tensors of %s converted to float32", path, ", ".join(converted))
     return {name: found[name].values for name in spec.tensors}
-
-
-def _aliases(spec: WidthSpec) -> Mapping[str, str]:
-    return getattr(spec, "aliases", {})
 
 
 def _read(path: Path) -> dict[str, _Tensor]:

@@ -31,8 +31,10 @@ itself as their teacher. Writes
 
 Weights are a state dict, as safetensors or as torch.save writes it. Validation data is taken from
 other recordings than training data: give --validation, or a share of the recordings in --data is
-kept back. Ctrl-C ends without writing anything.
+kept back. Where the given network was trained on those, its own score flatters it. Ctrl-C ends
+without writing anything.
 """
+TOLERATED = 0.01  # loss of the full width's score above which something can be done about it
 SUFFIXES = {"s": 1, "m": 60, "h": 3600}
 IMPORTANCE = ("magnitude", "taylor")
 
@@ -96,7 +98,7 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
     )
     for flag, kind, default, metavar, what in (
         ("--batch", positive_number, 64, "N", "samples a step"),
-        ("--learning-rate", float, 0.05, "R", "of SGD at the start; it falls to 0"),
+        ("--learning-rate", float, 0.02, "R", "of SGD at the start; it falls to 0"),
         ("--weight-decay", float, 1e-4, "D", "L2 factor"),
         ("--seed", int, 0, "N", "of batches and widths"),
     ):
@@ -151,6 +153,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f" {report['cpu_seconds']:.0f} s of CPU time"
         ),
     ]
+    if before - after > TOLERATED:
+        lines.append("the full width lost: a lower --learning-rate or a longer --budget keeps more")
     lines += [
         f"not ordered, since it would change the network: {one}" for one in report["not_ordered"]
     ]

@@ -120,7 +120,7 @@ def test_the_report_says_what_was_done(adopt, tmp_path):
         "distillation": 0.25,
         "width_rule": "sandwich",
         "batch_size": 16,
-        "learning_rate": 0.05,
+        "learning_rate": 0.02,
         "momentum": 0.9,
         "weight_decay": 1e-4,
     }
@@ -151,7 +151,7 @@ def test_the_table_and_the_progress_are_for_people(adopt):
     assert "distilling: 50 % of the budget, step 6, loss" in shown
 
 
-def test_what_could_not_be_ordered_is_told():
+def test_what_the_full_width_lost_and_what_could_not_be_ordered_is_told():
     scores = {"as is": 0.25, "ordered": 0.5, "distilled": 0.75}
     report = {
         "widths": [{"width": 1.0, "parameters": 7, "scores": scores}],
@@ -162,7 +162,8 @@ def test_what_could_not_be_ordered_is_told():
         "not_ordered": ["4 entries of first.weight dimension 0"],
     }
     lines = report_lines(report)
-    assert "0.8000 as it was given, 0.7500 now (-0.0500)" in lines[-2]
+    assert "0.8000 as it was given, 0.7500 now (-0.0500)" in lines[-3]
+    assert "a lower --learning-rate or a longer --budget keeps more" in lines[-2]
     assert lines[-1].endswith("it would change the network: 4 entries of first.weight dimension 0")
 
 

@@ -98,7 +98,8 @@ def test_every_benchmark_has_defaults_for_everything(name):
         ["demo_accuracy", "--noises", "x,y"],
         ["demo_time", "--runs", "0"],
         ["transfer", "--megabytes", "-1"],
-        ["export_speed", "--model", "none"],
+        ["export", "--network", "none"],
+        ["latency", "--networks", "lstm,"],
     ],
 )
 def test_a_wrong_value_is_a_usage_error(wrong, capsys):

@@ -37,16 +37,14 @@ NET, SPEC = network(), spec()
 WANTED = {name: NET.state_dict()[name].numpy() for name in SPEC.tensors}
 
 
-class TiedSpec(WidthSpec):
-    @property
-    def aliases(self):
-        return {"head.weight": "embedding.weight"}
-
-
 def tied():
     builder = SpecBuilder()
     terms = (builder.fixed(5), builder.scaling(4))
-    return TiedSpec(tuple(builder.axes), {"embedding.weight": terms})
+    return WidthSpec(
+        tuple(builder.axes),
+        {"embedding.weight": terms},
+        aliases={"head.weight": "embedding.weight"},
+    )
 
 
 def save(content, path, **options):

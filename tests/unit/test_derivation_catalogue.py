@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.networks.catalogue import CATALOGUE, FULL_SIZE
+from benchmarks.networks.catalogue import CATALOGUE, FULL_SIZE, LISTED
 from exporter.export import export_width
 from exporter.templates import TemplateCache
 from slimmable.evaluation import load_network
@@ -38,7 +38,14 @@ pytestmark = [
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 BATCHES = (1, 5)
 any_width = st.floats(0.05, 1.0, exclude_min=True)
-every_network = pytest.mark.parametrize("name", sorted(CATALOGUE))
+# `make check` tries the listed ones, `make test` all.
+every_network = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in LISTED else pytest.mark.slow)
+        for name in sorted(CATALOGUE)
+    ],
+)
 
 
 @every_network

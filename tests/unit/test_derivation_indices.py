@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.networks import llama, mixing
-from benchmarks.networks.catalogue import CATALOGUE
+from benchmarks.networks.catalogue import CATALOGUE, LISTED
 from slimmable.evaluation import load_network
 from slimmable.from_module import slimmable_from_module
 from slimmable.model import SlimmableModel
@@ -33,8 +33,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),
 ]
 
-# Its weights are divided by their own length, which would be zero.
-NAMES = sorted(set(CATALOGUE) - {"tcn_weight_norm"})
+NAMES = [
+    pytest.param(name, marks=[] if name in LISTED else pytest.mark.slow)
+    for name in sorted(CATALOGUE)
+    # Its weights are divided by their own length, which would be zero.
+    if name != "tcn_weight_norm"
+]
 
 
 @contextmanager
