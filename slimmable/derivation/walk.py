@@ -21,6 +21,7 @@ LITERAL = Reason("written out in the code")
 NETWORK_OUTPUT = Reason("output of the network")
 _SCALED_BY = frozenset({"mul", "div", "true_divide"})
 _CONTRACTING = frozenset({"matmul", "bmm", "baddbmm"})
+_SUMMING = frozenset({"sum", "linalg_vector_norm"})
 # Smaller sizes give numbers that stand in code for other reasons: 2 is the fourth root of 16.
 _SMALLEST_BAKED = 4
 _SMALLEST_FOURTH_ROOT = 32
@@ -192,6 +193,10 @@ class _Walker:
                 left = source.args[1 if name == "baddbmm" else 0]
                 assert isinstance(left, fx.Node)
                 found.append(self.values[left].dims[-1])
+            elif name in _SUMMING:  # a mean by hand divides by what is gone
+                summed = source.args[0]
+                assert isinstance(summed, fx.Node)
+                found += self.values[summed].dims[1:]
         return found + list(operand[-2:-1])
 
 

@@ -187,6 +187,11 @@ def test_a_width_whose_root_stands_in_the_code_is_remarked():
     assert "the number 5.65685 in the code may be computed from its size" in entry.reason
 
 
+def test_a_mean_by_hand_is_remarked_though_its_dimension_is_summed_away():
+    by_hand = Hidden(lambda _, x: x - x.sum(-1, keepdim=True) / x.shape[-1])
+    assert "the number 32 in the code may be" in report(derived(by_hand))["first.weight", 0].reason
+
+
 def test_inputs_kernels_and_outputs_have_their_reason_and_are_no_news():
     model = derived(nn.Conv2d(3, 4, 3), (ModelInput((3, 5, 5)),))
     found = report(model)
