@@ -51,7 +51,12 @@ def time_in_fresh_process(name: str) -> DerivationTime:
     return DerivationTime(**json.loads(done.stdout))
 
 
-def _derive(name: str) -> DerivationTime:
+def time_in_this_process(name: str) -> DerivationTime:
+    """Return how long the width spec of a network takes, in a process that may be warm already.
+
+    Raises:
+        BenchmarkError: there is no such network.
+    """
     import torch
 
     from benchmarks.references import reference_entry
@@ -75,4 +80,4 @@ def _derive(name: str) -> DerivationTime:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_derive(sys.argv[1]))))
+    print(json.dumps(asdict(time_in_this_process(sys.argv[1]))))

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.arguments import names, numbers, positive
 from benchmarks.references import (
+    REFERENCES,
     Reference,
     derive_reference,
     native_network,
@@ -37,19 +38,6 @@ from exporter.tracing import INPUT_NAME, tensor_name
 from slimmable.macs import count_macs
 from slimmable.state import Array
 
-NETWORKS = (
-    "four_convolutions",
-    "four_convolutions_wide",
-    "resnet18",
-    "resnet18_224",
-    "mobilenetv2",
-    "vit",
-    "transformer_encoder",
-    "lstm",
-    "gru",
-    "tcn",
-    "unet",
-)
 # Their time is spent in convolutions, so it should follow the operations.
 COMPUTE_BOUND = frozenset({"four_convolutions_wide", "resnet18", "resnet18_224"})
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -107,7 +95,9 @@ class Timed:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--networks", type=names, default=NETWORKS, help="of benchmarks/networks")
+    parser.add_argument(
+        "--networks", type=names, default=tuple(REFERENCES), help="of the catalogue"
+    )
     parser.add_argument("--widths", type=numbers, default=WIDTHS, help="besides 1.0")
     parser.add_argument("--turns", type=positive, default=10, help="each with new sessions")
     parser.add_argument("--calls", type=positive, default=20, help="of each file in a turn")

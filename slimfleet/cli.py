@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(given)
     parsed = parser.parse_args(given)
-    # Before torch is loaded, here and in child processes: threads that spin while they wait take the
-    # cores of the machine's real work, and are slower for it wherever a core is shared.
+    # Before torch is loaded, here and in child processes: threads that spin while they wait take
+    # the cores of the real work, and are slower themselves wherever a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_up_logs(parsed.log_format, verbose=parsed.verbose)
     try:

@@ -42,9 +42,7 @@ def add_model_arguments(
     if positional:
         parser.add_argument("model", metavar="MODEL", help=text)
     else:
-        parser.add_argument(
-            "--model", required=required, default="", metavar="MODEL", help=text
-        )
+        parser.add_argument("--model", required=required, default="", metavar="MODEL", help=text)
     parser.add_argument(
         "--options", type=json_options, default={}, metavar="JSON", help="its keyword arguments"
     )

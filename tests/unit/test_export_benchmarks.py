@@ -7,8 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks import export, latency
-from benchmarks.derivation_time import DerivationTime, time_in_fresh_process
+from benchmarks.derivation_time import (
+    DerivationTime,
+    time_in_fresh_process,
+    time_in_this_process,
+)
 from benchmarks.errors import BenchmarkError
+from benchmarks.networks.catalogue import FULL_SIZE, LISTED
 from benchmarks.references import REFERENCES, derive_reference, native_network, trained_looking
 from benchmarks.results import as_text
 from exporter.sessions import open_session
@@ -23,9 +28,10 @@ def timed(network, width, ratio, to_full=1.0, macs=1.0):
 # --- which networks -------------------------------------------------------------------------------
 
 
-def test_every_network_that_is_measured_by_default_is_in_the_catalogue():
-    assert set(latency.NETWORKS) <= set(REFERENCES)
-    assert set(latency.NETWORKS) >= latency.COMPUTE_BOUND
+def test_every_listed_network_is_measured_in_its_realistic_size_where_it_has_one():
+    assert set(REFERENCES) == {*LISTED, *FULL_SIZE}
+    assert all(REFERENCES[name] is entry for name, entry in FULL_SIZE.items())
+    assert set(REFERENCES) >= latency.COMPUTE_BOUND
 
 
 def test_an_unknown_network_is_refused_before_anything_is_measured():
@@ -116,7 +122,8 @@ def test_widths_for_torch_alone_are_spread_and_no_wider_than_the_mean(count, wan
     assert sum(chosen) / len(chosen) <= sum(widths) / len(widths) + 1e-9
 
 
-def test_a_tiny_run_exports_each_width_and_times_a_width_spec():
+def test_a_tiny_run_exports_each_width_and_times_a_width_spec(monkeypatch):
+    monkeypatch.setattr(export, "time_in_fresh_process", time_in_this_process)
     arguments = argparse.Namespace(
         network="flatten_cnn", widths=(1.0, 0.5), repeats=1, derive=("flatten_cnn",)
     )
@@ -124,7 +131,8 @@ def test_a_tiny_run_exports_each_width_and_times_a_width_spec():
     widths, derived = result.tables
     assert [row[0] for row in widths.rows] == [0.5, 1.0]
     assert widths.rows[0][1] < widths.rows[1][1]
-    assert derived.rows[0][0] == "flatten_cnn"
+    assert derived.rows[0][:2] == ("flatten_cnn", "1x12x12")
+    assert min(derived.rows[0][2:6]) > 0
     assert [one.at_least for one in result.ratios] == [25, 5, None]
     assert "at 2 of 2 widths" in as_text(result, {}, "")
 
