@@ -13,8 +13,8 @@ from benchmarks.results import as_json, as_text
 
 # Name -> (whether it is quick enough for `make bench`, how long it takes, what it measures).
 BENCHMARKS: dict[str, tuple[bool, str, str]] = {
-    "export": (False, "5 min", "an ONNX file per width, against torch.onnx.export; width specs"),
-    "latency": (False, "12 min", "a call of a sub-model, against the network built at its width"),
+    "export": (False, "4 min", "an ONNX file per width, against torch.onnx.export; width specs"),
+    "latency": (False, "10 min", "a call of a sub-model, against the network built at its width"),
     "start_up": (True, "40 s", "a program's first answer, against a plain ONNX Runtime script"),
     "transfer": (True, "10 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
     "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),

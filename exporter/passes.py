@@ -1,11 +1,13 @@
 """Passes over an ONNX graph, each changing it in place. Imports onnxscript."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import onnx_ir
 from onnx_ir.passes import PassManager
 from onnx_ir.passes import common as common_passes
 from onnxscript import optimizer, rewriter
+from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
     fuse_batchnorm_into_conv_transpose_rule,
@@ -26,6 +28,32 @@ _BATCH_NORM_RULES = (
 )
 
 
+def _gelu_as_traced(op: Any, x: Any, half: Any, root: Any, one: Any) -> Any:
+    return op.Mul(x, op.Mul(half, op.Add(op.Erf(op.Div(x, root)), one)))
+
+
+def _gelu_as_fused(op: Any, x: Any, half: Any, root: Any, one: Any) -> Any:
+    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+
+def _tanh_gelu_as_traced(op: Any, x: Any, half: Any, inner: Any, one: Any) -> Any:
+    return op.Mul(x, op.Mul(half, op.Add(op.Tanh(inner), one)))
+
+
+def _tanh_gelu_as_fused(op: Any, x: Any, half: Any, inner: Any, one: Any) -> Any:
+    return op.Mul(op.Add(op.Tanh(inner), one), op.Mul(x, half))
+
+
+# The operator set has no GELU yet. ONNX Runtime recognises one written out, but only with the half
+# in another place than torch puts it; unrecognised, it made transformers a tenth slower.
+_GELU_RULES = pattern.RewriteRuleSet(
+    [
+        pattern.RewriteRule(_gelu_as_traced, _gelu_as_fused),
+        pattern.RewriteRule(_tanh_gelu_as_traced, _tanh_gelu_as_fused),
+    ]
+)
+
+
 def prepare(model: onnx_ir.Model, weights: Collection[str]) -> None:
     """Fold constants and fuse operators, as far as that needs no weights.
 
@@ -42,6 +70,7 @@ def prepare(model: onnx_ir.Model, weights: Collection[str]) -> None:
     graph.inputs.extend(held)
     optimizer.optimize(model)
     rewriter.rewrite(model)
+    rewriter.rewrite(model, _GELU_RULES)
     strip_provenance(model)
     for value, content in zip(held, values, strict=True):
         graph.inputs.remove(value)

@@ -24,7 +24,7 @@ from slimmable.model import SlimmableModel
 
 logger = logging.getLogger(__name__)
 
-TEMPLATE_FORMAT = 2
+TEMPLATE_FORMAT = 3
 SUFFIX = ".template"
 DEFAULT_LIMIT = 2 * 1024**3  # bytes; one template takes some hundred kilobytes
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file is nobody's

@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from exporter.export import export_width
 from exporter.initialisation import WithoutInitialValues
 from exporter.passes import fold_weights, prepare
 from exporter.serialise import LARGE, to_bytes
+from exporter.templates import TemplateCache
+from slimmable.evaluation import initial_state
+from slimmable.from_module import slimmable_from_module
+from slimmable.model import ModelInput
+from slimmable.task import regression
 
 pytestmark = pytest.mark.torch
 
@@ -92,6 +98,18 @@ def test_with_the_weights_in_the_batch_norm_disappears_and_the_result_stays():
     assert operators(graph) == ["Conv"]
     expected = run(convolution().SerializeToString(), {"x": x})
     np.testing.assert_allclose(run(to_bytes(graph), {"x": x}), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "fused"), [("none", "Gelu"), ("tanh", "FastGelu")])
+def test_onnx_runtime_recognises_a_gelu(form, fused, tmp_path):
+    network = nn.Sequential(nn.Linear(4, 8), nn.GELU(approximate=form), nn.Linear(8, 2))
+    model = slimmable_from_module("gelu", network, (ModelInput((4,)),), regression())
+    exported = export_width(model, 1.0, initial_state(model, 0), TemplateCache(tmp_path))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(exported.onnx, options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx")
+    assert any(node.op_type.endswith(fused) for node in optimised.graph.node)
 
 
 def test_a_weight_that_is_only_rearranged_is_kept_rearranged():
