@@ -7,7 +7,6 @@
       InjectionError     weights and template do not belong together: do not release
       ParityError        the file does not compute what torch computes: do not release; alert
       QuantisationError  no int8 file can be made: ship float32
-      CheckpointError    a file of weights or samples is not what it should be: supply another
       RunError           a run does not hold such weights: choose what it offers (run_weights)
       BudgetUnmetError   no width keeps the device's budget: raise it (selection)
       OutFolderError     the folder holds others' files: name another (out_folder)
@@ -33,7 +32,3 @@ class ParityError(ExportError):
 
 class QuantisationError(ExportError):
     """No int8 file can be made of this network. Ship float32, or supply what it asks for."""
-
-
-class CheckpointError(ExportError):
-    """A file of weights or samples cannot be used. Supply the file that the message describes."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import CheckpointError
 from slimmable.model import ModelInput
 from slimmable.readers import read_samples
 from slimmable.samples import Samples, SamplesError, split_recordings
@@ -80,7 +79,7 @@ def read_labelled(
 
     Raises:
         SamplesError: the file cannot be read, or its targets do not fit the task.
-        CheckpointError: its inputs do not fit the network.
+        SamplesError: its inputs do not fit the network.
     """
     if _is_simple(inputs):
         samples = read_samples(path, reader, options)
@@ -106,7 +105,7 @@ def read_inputs(path: Path, inputs: Sequence[ModelInput]) -> Inputs:
     """Read unlabelled inputs from the arrays ``x``, ``x_1``, ... of an ``.npz`` file.
 
     Raises:
-        CheckpointError: the file is missing, lacks one, or its samples have another shape.
+        SamplesError: the file is missing, lacks one, or its samples have another shape.
     """
     found = []
     try:
@@ -115,12 +114,12 @@ def read_inputs(path: Path, inputs: Sequence[ModelInput]) -> Inputs:
             for name, one in zip(_names(inputs), inputs, strict=True):
                 found.append(_converted(path, name, archive[name], one))
     except KeyError as error:
-        raise CheckpointError(
+        raise SamplesError(
             f"data file {path} has no array {error.args[0].split()[0]!r}; the model takes"
             f" {', '.join(_names(inputs))}"
         ) from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"data file {path} is no .npz of numbers: {error}") from error
+        raise SamplesError(f"data file {path} is no .npz of numbers: {error}") from error
     _check_shapes(path, found, inputs)
     return tuple(found)
 
@@ -137,7 +136,7 @@ def _converted(path: Path, name: str, array: Array, wanted: ModelInput) -> Array
     if wanted.dtype == "float32":
         return np.asarray(array, dtype=np.float32)
     if array.dtype.kind not in "iu":
-        raise CheckpointError(
+        raise SamplesError(
             f"data file {path}: {name!r} is of type {array.dtype}, the model takes integers there"
         )
     return array.astype(np.int64)
@@ -146,19 +145,17 @@ def _converted(path: Path, name: str, array: Array, wanted: ModelInput) -> Array
 def _check_shapes(path: Path, arrays: Sequence[Array], inputs: Sequence[ModelInput]) -> None:
     for name, x, wanted in zip(_names(inputs), arrays, inputs, strict=True):
         if x.shape[1:] != wanted.shape or len(x) < 2:
-            raise CheckpointError(
+            raise SamplesError(
                 f"data file {path}: {name!r} has shape {x.shape}, the model needs at least two"
                 f" samples of shape {wanted.shape}"
             )
         if len(x) != len(arrays[0]):
-            raise CheckpointError(
+            raise SamplesError(
                 f"data file {path}: {len(arrays[0])} samples in 'x' and {len(x)} in {name!r};"
                 " each sample needs all inputs"
             )
         if not np.isfinite(x).all():
-            raise CheckpointError(
-                f"data file {path}: {name!r} holds NaN or infinity; clean the data"
-            )
+            raise SamplesError(f"data file {path}: {name!r} holds NaN or infinity; clean the data")
 
 
 def _targets(path: Path, count: int) -> tuple[Array, Array]:

@@ -31,6 +31,18 @@ COMMANDS = {
     "broker": ("slimfleet.commands.broker", "configure or run a broker"),
 }
 INTERRUPTED = 130
+BAD_INPUT = frozenset(
+    [
+        "BrokerConfigError",
+        "CheckpointError",
+        "ConfigError",
+        "ModelError",
+        "SamplesError",
+        "SettingsError",
+        "SpecError",
+        "WidthError",
+    ]
+)
 ROOMS = frozenset(
     [
         "slimmable",
@@ -101,7 +113,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 def _code_of(error: Exception) -> ExitCode:
     """Return the documented exit code; matched by name so that no room has to be imported."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"ConfigError", "SettingsError", "BrokerConfigError", "SamplesError", "ModelError"}:
+    if names & BAD_INPUT:
         return ExitCode.BAD_CONFIGURATION
     if "LinkError" in names:
         return ExitCode.BROKER_UNREACHABLE

@@ -16,7 +16,12 @@ def test_every_command_of_the_page_works_as_written(tmp_path):
     status, output = run_to_the_end(script_of(PAGE.read_text(encoding="utf-8")), tmp_path)
 
     assert status == 0, output[-3000:]
-    for promised in ("gru.weight_hh_l0", "mynet-motion-w0.25.onnx", "classes [", "digest"):
+    for promised in (
+        "weight_ih_l0, weight_hh_l0",
+        "mynet-motion-w0.25.onnx",
+        "classes [",
+        "digest",
+    ):
         assert promised in output, promised + output[-3000:]
     index = json.loads((tmp_path / "models" / "index.json").read_text(encoding="utf-8"))
     assert [row["width"] for row in index["widths"]] == [0.25, 0.5, 0.75, 1.0]

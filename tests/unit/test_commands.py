@@ -320,7 +320,7 @@ def test_an_export_prints_one_line_per_width(command, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("ParityError", ExitCode.NO_ACCEPTABLE_MODEL), ("CheckpointError", ExitCode.FAILURE)],
+    [("ParityError", ExitCode.NO_ACCEPTABLE_MODEL), ("InjectionError", ExitCode.FAILURE)],
 )
 def test_an_export_that_fails_has_its_exit_code(command, monkeypatch, tmp_path, name, code):
     from exporter import errors

@@ -335,16 +335,24 @@ def test_an_earlier_round_and_a_width_of_the_rewards_can_be_chosen(export, out, 
 
 
 @pytest.mark.parametrize(
-    ("more", "parts"),
+    ("more", "code", "parts"),
     [
-        (("--round", "7"), ("no finished round 7", "rounds 0 to 3")),
-        (("--widths", "0.3"), ("width 0.3 is not offered", "[0.25, 0.5, 1.0]")),
-        (("--model", TOY, "--options", '{"hidden": 32}'), ("width spec", "install the version")),
+        (("--round", "7"), ExitCode.FAILURE, ("no finished round 7", "rounds 0 to 3")),
+        (
+            ("--widths", "0.3"),
+            ExitCode.BAD_CONFIGURATION,
+            ("width 0.3 is not offered", "[0.25, 0.5, 1.0]"),
+        ),
+        (
+            ("--model", TOY, "--options", '{"hidden": 32}'),
+            ExitCode.FAILURE,
+            ("width spec", "install the version"),
+        ),
     ],
 )
-def test_what_a_run_does_not_hold_is_refused(export, out, run, more, parts):
-    code, _, err = export("--run", run.folder, *more)
-    assert code == ExitCode.FAILURE
+def test_what_a_run_does_not_hold_is_refused(export, out, run, more, code, parts):
+    found, _, err = export("--run", run.folder, *more)
+    assert found == code
     one_line(err, *parts)
     assert not out.exists()
 
@@ -537,21 +545,21 @@ class Trap:
 def test_a_checkpoint_that_is_none_is_refused_and_never_unpickled(export, out, checkpoint, content):
     checkpoint.write_bytes(content)
     code, _, err = export("--model", TOY, "--checkpoint", checkpoint)
-    assert code == ExitCode.FAILURE
+    assert code == ExitCode.BAD_CONFIGURATION
     one_line(err, "state.safetensors")
     assert not out.exists()
 
 
 def test_a_checkpoint_that_is_not_there_is_named(export, out, tmp_path):
     code, _, err = export("--model", TOY, "--checkpoint", tmp_path / "gone")
-    assert code == ExitCode.FAILURE
+    assert code == ExitCode.BAD_CONFIGURATION
     one_line(err, "gone cannot be read")
     assert not out.exists()
 
 
 def test_a_checkpoint_of_another_model_is_named_with_its_tensor(export, out, checkpoint):
     code, _, err = export("--model", TOY, "--options", '{"out": 5}', "--checkpoint", checkpoint)
-    assert code == ExitCode.FAILURE
+    assert code == ExitCode.BAD_CONFIGURATION
     one_line(err, "of another model", "second.", "(5,")
     assert not out.exists()
 
@@ -601,7 +609,7 @@ def test_a_network_of_several_inputs_is_exported_calibrated_and_checked(export, 
         assert code == ExitCode.DONE, said
     np.savez(data, x=x, y=np.zeros(80, int))
     code, _, err = export("--check", out / row["file"], "--data", data, to=False)
-    assert code == ExitCode.FAILURE
+    assert code == ExitCode.BAD_CONFIGURATION
     one_line(err, "no array 'x_1'; the model takes x, x_1")
 
 
@@ -625,7 +633,7 @@ def test_calibration_samples_that_do_not_fit_are_refused(
     else:
         np.savez(path, **arrays)
     code, _, err = export("--model", TOY, "--checkpoint", checkpoint, "--calibration", path)
-    assert code == ExitCode.FAILURE
+    assert code == ExitCode.BAD_CONFIGURATION
     one_line(err, "samples.npz", complaint)
     assert not out.exists()
 
