@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from exporter import command
+from exporter.arguments import add_arguments as add_export_arguments
 from exporter.report import COLUMNS, index_document, table_lines
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    command.add_arguments(parser)
+    add_export_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the machine-readable form")
 
 
