@@ -19,6 +19,7 @@ class Bench:
         blobs, templates: folders.
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
+        fleet: its name, which is written into exported files.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Bench:
     ladder: tuple[float, ...]
     seed: int
     reader_options: Mapping[str, Any] = field(default_factory=dict)
+    fleet: str = ""
 
 
 @dataclass(frozen=True)

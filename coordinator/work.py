@@ -165,7 +165,15 @@ def export_widths(bench: Bench, job: ExportJob) -> ExportResult:
     cache = TemplateCache(bench.templates)
     manifests = []
     for width in job.widths:
-        exported = export_width(model, width, slices[width], cache, round=job.round)
+        exported = export_width(
+            model,
+            width,
+            slices[width],
+            cache,
+            round=job.round,
+            run=bench.fleet,
+            weights=job.weights,
+        )
         blobs.put(exported.onnx)
         decoded = model.task.decode(said[width], data.x)
         manifests.append(

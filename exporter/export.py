@@ -34,10 +34,12 @@ def export_width(
     *,
     round: int = 0,  # noqa: A002 - the field's word
     scale: str = "",
+    run: str = "",
+    weights: str = "",
 ) -> ExportedModel:
     """Return the ONNX file of one width, checked against torch.
 
-    The same model, width, state, round and scale give the same bytes, also after a restart.
+    The same arguments give the same bytes, also after a restart.
 
     Args:
         model: the model.
@@ -46,6 +48,8 @@ def export_width(
         cache: where templates are kept.
         round: of the weights; written into the file.
         scale: expected input preprocessing in one line for people; written into the file.
+        run: fleet or file that the weights come from; written into the file.
+        weights: digest of the full-width weights, their version; written into the file.
 
     Raises:
         SpecError: the state is not one of this model at this width.
@@ -57,7 +61,11 @@ def export_width(
     _check_finite(state, model)
     with WithoutInitialValues():
         network = load_network(model, width, state)
-    facts = _facts(model, width, round, scale)
+    facts = {
+        **_facts(model, width, round, scale),
+        "slimfleet.run": run,
+        "slimfleet.weights": weights,
+    }
     template = cache.get(model, width, network)
     try:
         file = _assemble(template, state, facts, network, model)

@@ -5,7 +5,6 @@ cannot be replaced by name. Beside it stands a second one that is optimised as f
 possible without knowing the weights; the first is what the second must agree with.
 """
 
-import inspect
 import logging
 import re
 import warnings
@@ -13,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +21,7 @@ from torch import nn
 
 from exporter.errors import TemplateError
 from exporter.passes import prepare, strip_provenance
+from slimmable.derivation.tracing import free_batches
 from slimmable.model import SlimmableModel
 
 # The lowest opset that torch's exporter writes itself: ONNX Runtime reads it from 1.14 on.
@@ -74,7 +73,7 @@ def trace_template(model: SlimmableModel, width: float) -> Template:
                 optimize=False,
                 verbose=False,
                 opset_version=OPSET,
-                dynamic_shapes=_dynamic_shapes(network, len(model.inputs)),
+                dynamic_shapes=free_batches(network, len(model.inputs)),
             )
     except torch.onnx.OnnxExporterError as error:
         raise TemplateError(
@@ -117,17 +116,6 @@ def sample_inputs(model: SlimmableModel, batch: int) -> tuple[torch.Tensor, ...]
     return tuple(
         torch.zeros((batch, *one.shape), dtype=getattr(torch, one.dtype)) for one in model.inputs
     )
-
-
-def _dynamic_shapes(network: nn.Module, inputs: int) -> tuple[Any, ...]:
-    """Say that the first dimension of each input is the batch, in the form of the signature."""
-    batch = torch.export.Dim("batch")
-    each = [{0: batch}] * inputs
-    kinds = [one.kind for one in inspect.signature(network.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return tuple(each)
-    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*each[:named], tuple(each[named:]))
 
 
 def _name_ends(graph: onnx_ir.Model, model: SlimmableModel) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 
@@ -34,7 +36,7 @@ from exporter.variant_choice import (
 from slimmable.evaluation import calibrate
 from slimmable.model import SlimmableModel
 from slimmable.slicing import slice_state
-from slimmable.state import Array, ModelState
+from slimmable.state import Array, ModelState, encode_state
 
 CALLS = 50  # of each form, timed in turns
 CALIBRATION_SAMPLES = 64  # for the ranges of int8; more change nothing
@@ -77,6 +79,11 @@ class ExportOrder:
     budget: Budget = NO_BUDGET
     preoptimised: bool = False
     threads: int = 1
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the full-width state dict: the version of the weights."""
+        return sha256(encode_state(self.state)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,16 @@ def export_forms(order: ExportOrder, width: float, cache: TemplateCache) -> Widt
     statistics = _statistics(order, width)
     if statistics == "calibrated" and order.calibration is not None:
         cut = {**cut, **calibrate(model, width, cut, order.calibration)}
-    exported = export_width(model, width, cut, cache, round=order.round, scale=order.scale)
+    exported = export_width(
+        model,
+        width,
+        cut,
+        cache,
+        round=order.round,
+        scale=order.scale,
+        run=order.fleet or order.weights,
+        weights=order.weights_digest,
+    )
     files, failed = _quantised(order, exported)
     latencies = measure_latencies(
         {name: one.onnx for name, one in files.items()},

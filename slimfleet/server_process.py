@@ -52,6 +52,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         grid=settings.widths,
         ladder=settings.rewards.ladder,
         seed=settings.seed,
+        fleet=settings.fleet,
     )
     with Journal.open(folder / "journal") as journal:
         blobs = BlobFolder(folder / "blobs")

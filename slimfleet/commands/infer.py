@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = EXAMPLE
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="an agent's folder, or a file"
+        "--model",
+        type=Path,
+        default=Path("agent-data"),
+        metavar="PATH",
+        help="an agent's folder, or a file (default: agent-data, where an agent keeps its models)",
     )
     parser.add_argument(
         "--input", type=Path, required=True, metavar="PATH", help="samples: .npz, .csv or images"

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import traceback
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -116,15 +118,24 @@ def _prepared(module: nn.Module) -> nn.Module:
     return copied
 
 
+def free_batches(network: nn.Module, inputs: int) -> tuple[Any, ...]:
+    """Say that the first dimension of each input is the batch, in the form of the signature."""
+    batch = torch.export.Dim("batch")
+    each = [{0: batch}] * inputs
+    kinds = [one.kind for one in inspect.signature(network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(each)
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*each[:named], tuple(each[named:]))
+
+
 def _trace(module: nn.Module, inputs: Sequence[ModelInput], training: bool) -> Trace:  # noqa: FBT001
     module.train(training)
     samples = sample_inputs(inputs, TRACED_BATCH, torch.Generator().manual_seed(0))
-    batch = torch.export.Dim("batch")
+    shapes = free_batches(module, len(samples))
     try:
         with quiet(), torch.enable_grad(), shapes_of_recurrent_layers():
-            program = torch.export.export(
-                module, samples, strict=False, dynamic_shapes=tuple({0: batch} for _ in samples)
-            )
+            program = torch.export.export(module, samples, strict=False, dynamic_shapes=shapes)
     except Exception as error:
         raise _explained(module, inputs, error) from error
     inline_blocks(program.graph_module)

@@ -187,6 +187,15 @@ def test_a_width_whose_root_stands_in_the_code_is_remarked():
     assert "the number 5.65685 in the code may be computed from its size" in entry.reason
 
 
+def test_a_forward_that_takes_any_number_of_inputs_is_traced_with_those_given():
+    class Variadic(Hidden):
+        def forward(self, *inputs):
+            return super().forward(inputs[0] + inputs[1])
+
+    model = derived(Variadic(), (*INPUT, *INPUT))
+    assert model.spec.shape("first.weight", 0.5) == (16, FEATURES)
+
+
 def test_a_mean_by_hand_is_remarked_though_its_dimension_is_summed_away():
     by_hand = Hidden(lambda _, x: x - x.sum(-1, keepdim=True) / x.shape[-1])
     assert "the number 32 in the code may be" in report(derived(by_hand))["first.weight", 0].reason

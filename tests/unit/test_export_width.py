@@ -53,7 +53,16 @@ def slices(model):
 @pytest.fixture(scope="module")
 def exported(model, slices, cache):
     return {
-        width: export_width(model, width, slices[width], cache, round=7, scale="g / 0.9")
+        width: export_width(
+            model,
+            width,
+            slices[width],
+            cache,
+            round=7,
+            scale="g / 0.9",
+            run="plant",
+            weights="ab12",
+        )
         for width in WIDTHS
     }
 
@@ -105,6 +114,8 @@ def test_the_file_says_what_it_is_and_nothing_about_the_machine_that_made_it(mod
         "slimfleet.task": "classification",
         "slimfleet.classes": json.dumps(CLASSES, ensure_ascii=False),
         "slimfleet.scale": "g / 0.9",
+        "slimfleet.run": "plant",
+        "slimfleet.weights": "ab12",
         "slimfleet.encoding": "onnx-f32",
     }
     assert b".py" not in exported[0.5].onnx
@@ -141,7 +152,9 @@ def test_equal_weights_give_equal_bytes_whether_the_template_is_new_or_kept(
     model, slices, exported, tmp_path
 ):
     for cache in (TemplateCache(tmp_path), TemplateCache(tmp_path)):
-        again = export_width(model, 0.5, slices[0.5], cache, round=7, scale="g / 0.9")
+        again = export_width(
+            model, 0.5, slices[0.5], cache, round=7, scale="g / 0.9", run="plant", weights="ab12"
+        )
         assert again.onnx == exported[0.5].onnx
 
 
