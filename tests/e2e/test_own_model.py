@@ -1,6 +1,7 @@
 """A user's own network and own data, in a module of the user's: nothing of it ships with us."""
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
@@ -59,6 +60,37 @@ def bearing():
     build = lambda width: Bearing(HIDDEN.keep(width))
     return SlimmableModel("bearing", spec, regression(), (3,), build)
 '''
+TRACED_MODEL = '''
+"""The same task with a network that knows nothing of widths: its width spec is derived."""
+
+import torch
+from torch import nn
+
+from slimmable.from_module import slimmable_from_module
+from slimmable.model import ModelInput
+from slimmable.task import regression
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("range", torch.tensor([2.0, 2.0, 2.0]))  # a constant of the plant
+        self.into = nn.Linear(3, 24)
+        self.norm = nn.BatchNorm1d(24)
+        self.gates = nn.Linear(24, 32)
+        self.cell = nn.GRU(4, 8, batch_first=True)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, x):
+        hidden = self.norm(self.into(x / self.range))
+        value, gate = self.gates(hidden).chunk(2, dim=1)
+        steps, _ = self.cell((value * torch.sigmoid(gate)).unflatten(1, (4, 4)))
+        return self.out(steps[:, -1])
+
+
+def bearing():
+    return slimmable_from_module("bearing", Gated, (ModelInput((3,)),), regression())
+'''
 COLUMNS = ("load", "speed", "room", "temperature", "day")
 READER = {
     "reader": "csv",
@@ -80,14 +112,15 @@ def write_days(path, seed):
                 writer.writerow([*(f"{value:.4f}" for value in row), day])
 
 
-def write_everybody(fleet):
-    (fleet.folder / "plant_model.py").write_text(PLANT_MODEL)
+def write_everybody(fleet, module):
+    (fleet.folder / "plant_model.py").write_text(module)
     write_days(fleet.folder / SERVER / "validation.csv", 0)
     for seed, name in enumerate(fleet.devices, start=1):
         write_days(fleet.folder / name / "own.csv", seed)
 
 
-def test_a_users_own_model_and_csv_files_go_through_the_whole_loop(tmp_path):
+@pytest.mark.parametrize("module", [PLANT_MODEL, TRACED_MODEL], ids=["declared", "derived"])
+def test_a_users_own_model_and_csv_files_go_through_the_whole_loop(tmp_path, module):
     data = {
         "train": {"data": "own.csv", **READER},
         "infer": {"evaluations": {"own": "own.csv"}, **READER},
@@ -97,12 +130,13 @@ def test_a_users_own_model_and_csv_files_go_through_the_whole_loop(tmp_path):
         [RealDevice("pump-1", config=data), RealDevice("pump-2", config=data)],
         campaign={
             "model": "plant_model:bearing",
-            "rounds": {"budget": 1, "minimum": 1},
+            "widths": (0.25, 0.5, 1.0),  # as the rewards are: an untrained width is worth nothing
+            "rounds": {"budget": 2, "minimum": 2},
             "training": {"steps": 40, "learning_rate": 0.05},
         },
         server={"validation": "validation.csv", **READER},
         environment={"PYTHONPATH": str(tmp_path / "fleet")},
-        prepare=write_everybody,
+        prepare=partial(write_everybody, module=module),
     ) as fleet:
         fleet.start_all()
         fleet.until_finished()
