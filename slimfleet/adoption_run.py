@@ -3,21 +3,19 @@
 import argparse
 import csv
 import hashlib
-import importlib.util
 import io
-import json
-import logging
 import os
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from journal.disk import write_atomically
 from monitor.width_picture import write_width_picture
 from slimfleet.config import ConfigError
+from slimfleet.result_folder import fill_folder
 from slimfleet.training_progress import TrainingProgress
 from slimfleet.training_run import describe_data, read_data, score_name, software_facts
 from slimmable.adoption import Adopted, AdoptionRule, Budget, Criterion, Progress, Stage, adopt
@@ -34,8 +32,6 @@ TABLE, PICTURE = "curve.csv", "curve.png"
 FORMAT = 1
 PARTS = 100  # of a budget, which the progress counts
 SAID = 10  # of these, between two lines where there is no terminal
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,25 +134,15 @@ class _Teller:
 def write_results(
     folder: Path, plan: AdoptionPlan, adopted: Adopted, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write all files and return what stands in the report.
-
-    Each file is whole or absent. The report goes first and comes last, so that it never stands
-    beside weights or curves of another adoption.
+    """Write all files and return what stands in the report, see `fill_folder`.
 
     Raises:
         ConfigError: the folder cannot be written to any more.
     """
     payload = encode_state(adopted.state)
     report = _report(plan, adopted, settings, payload)
-    try:
-        (folder / REPORT).unlink(missing_ok=True)
-        write_atomically(folder / STATE, payload, mode=0o644)
-        write_atomically(folder / TABLE, _as_csv(report["widths"]), mode=0o644)
-        _write_picture(folder / PICTURE, plan, adopted)
-        document = json.dumps(report, indent=2).encode() + b"\n"
-        write_atomically(folder / REPORT, document, mode=0o644)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror or error}; make room") from error
+    files = {STATE: payload, TABLE: _as_csv(report["widths"])}
+    fill_folder(folder, files, (PICTURE, partial(_draw, plan, adopted)), (REPORT, report))
     return report
 
 
@@ -182,11 +168,7 @@ def _rule(arguments: argparse.Namespace) -> AdoptionRule:
     return rule
 
 
-def _write_picture(path: Path, plan: AdoptionPlan, adopted: Adopted) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        path.unlink(missing_ok=True)  # of an earlier adoption
-        log.warning("no %s: install it with: pip install 'slimfleet[monitor]'", path.name)
-        return
+def _draw(plan: AdoptionPlan, adopted: Adopted, path: Path) -> None:
     curves = {str(stage): scores for stage, scores in adopted.curves.items()}
     write_width_picture(path, curves, score_name(plan.model))
 

@@ -2,23 +2,21 @@
 
 import argparse
 import hashlib
-import importlib.util
-import json
-import logging
 import os
 import platform
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from journal.disk import make_folder, write_atomically
 from monitor.width_picture import write_width_picture
 from slimfleet import __version__
 from slimfleet.config import ConfigError
+from slimfleet.result_folder import fill_folder
 from slimfleet.training_progress import TrainingProgress
 from slimmable.central import check_data, train_centrally, use_threads
 from slimmable.checkpoint import read_checkpoint
@@ -36,8 +34,6 @@ from slimmable.width_scores import Measurement, as_csv
 STATE, REPORT, TABLE, PICTURE = "state.safetensors", "training.json", "curve.csv", "curve.png"
 FORMAT = 1
 MEASUREMENTS = 10  # in the course of a training, where nothing else is asked for
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,20 +124,6 @@ def score_name(model: SlimmableModel) -> str:
     return "accuracy" if classifies else "explained variance"
 
 
-def prepare_folder(folder: Path) -> None:
-    """Create the folder of the results, before hours of training go by for nothing.
-
-    Raises:
-        ConfigError: it cannot be created or written to.
-    """
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror or error}; name a folder") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"--out {folder}: no permission to write there; name another folder")
-
-
 def run(plan: TrainingPlan) -> Trained:
     """Train and show the progress.
 
@@ -180,33 +162,19 @@ def run(plan: TrainingPlan) -> Trained:
 def write_results(
     folder: Path, plan: TrainingPlan, trained: Trained, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write all files and return what stands in the report.
-
-    Each file is whole or absent. The report goes first and comes last, so that it never stands
-    beside weights or curves of another training.
+    """Write all files and return what stands in the report, see `fill_folder`.
 
     Raises:
         ConfigError: the folder cannot be written to any more.
     """
     payload = encode_state(trained.state)
     report = _report(plan, trained, settings, payload)
-    try:
-        (folder / REPORT).unlink(missing_ok=True)
-        write_atomically(folder / STATE, payload, mode=0o644)
-        write_atomically(folder / TABLE, as_csv(trained.measurements), mode=0o644)
-        _write_picture(folder / PICTURE, plan, trained)
-        document = json.dumps(report, indent=2).encode() + b"\n"
-        write_atomically(folder / REPORT, document, mode=0o644)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror or error}; make room") from error
+    files = {STATE: payload, TABLE: as_csv(trained.measurements)}
+    fill_folder(folder, files, (PICTURE, partial(_draw, plan, trained)), (REPORT, report))
     return report
 
 
-def _write_picture(path: Path, plan: TrainingPlan, trained: Trained) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        path.unlink(missing_ok=True)  # of an earlier training
-        log.warning("no %s: install it with: pip install 'slimfleet[monitor]'", path.name)
-        return
+def _draw(plan: TrainingPlan, trained: Trained, path: Path) -> None:
     curves = {"trained": trained.measurements[-1].scores}
     write_width_picture(path, curves, plan.score_name, trained.measurements)
 

@@ -113,7 +113,7 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Adopt the network, write the results and print one line per width."""
     from slimfleet import adoption_run
-    from slimfleet.training_run import prepare_folder
+    from slimfleet.result_folder import prepare_folder
 
     model = load_from_arguments(arguments, arguments.widths)
     plan = adoption_run.plan_adoption(arguments, model)

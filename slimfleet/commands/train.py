@@ -147,7 +147,8 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, write the results and print one line per width."""
-    from slimfleet.training_run import plan_run, prepare_folder, write_results
+    from slimfleet.result_folder import prepare_folder
+    from slimfleet.training_run import plan_run, write_results
     from slimfleet.training_run import run as train
 
     model = load_from_arguments(arguments, arguments.widths)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monitor.width_picture import write_width_picture
-from slimfleet import adoption_run, cli
+from slimfleet import adoption_run, cli, result_folder
 from slimfleet.commands.adopt import cpu_seconds, report_lines
 from slimfleet.exit_codes import ExitCode
 from slimmable.central import measure_widths
@@ -226,7 +226,7 @@ def test_without_the_drawing_package_the_picture_alone_is_left_out(
 ):
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        adoption_run.importlib.util,
+        result_folder.importlib.util,
         "find_spec",
         lambda name: None if name == "matplotlib" else found(name),
     )

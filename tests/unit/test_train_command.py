@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.width_picture import write_width_picture
-from slimfleet import cli, training_run
+from slimfleet import cli, result_folder, training_run
 from slimfleet.exit_codes import ExitCode
 from slimfleet.training_progress import TrainingProgress
 from slimmable.central import measure_widths
@@ -208,9 +208,9 @@ def test_values_and_reconstructions_are_trained_too(train, tmp_path):
 
 def test_without_matplotlib_only_the_picture_is_missing(train, tmp_path, monkeypatch, caplog):
     train()
-    find = training_run.importlib.util.find_spec
+    find = result_folder.importlib.util.find_spec
     monkeypatch.setattr(
-        training_run.importlib.util,
+        result_folder.importlib.util,
         "find_spec",
         lambda name, *more: None if name == "matplotlib" else find(name, *more),
     )
@@ -243,7 +243,7 @@ def test_a_report_never_stands_beside_weights_of_another_training(train, tmp_pat
     def full(path, data, **_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training_run, "write_atomically", full)
+    monkeypatch.setattr(result_folder, "write_atomically", full)
     code, _, shown = train("--seed", 1)
     assert code == ExitCode.BAD_CONFIGURATION
     assert "No space left on device" in shown
