@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.budget import NO_BUDGET, Budget, BudgetError, parse_budget
 from exporter.export_data import NPZ
-from slimmable.model_source import add_model_arguments, json_options, width_list
+from slimmable.model_source import add_model_arguments, json_options, positive_number, width_list
 
 EXAMPLE = """example:
   slimfleet export --model plant.models:net --input 1,3,32,32 --classes ok,worn \\
@@ -115,7 +115,11 @@ def _add_form_arguments(group: "argparse._ArgumentGroup") -> None:
         "--preoptimised", action="store_true", help="a file beside each that starts faster"
     )
     group.add_argument(
-        "--threads", type=_threads, default=1, metavar="N", help="while measuring (default 1)"
+        "--threads",
+        type=positive_number,
+        default=1,
+        metavar="N",
+        help="while measuring (default 1)",
     )
     group.add_argument("--out", type=Path, metavar="DIR", help="where to write")
     group.add_argument(
@@ -144,9 +148,3 @@ def _loss(text: str) -> float:
     if not 0.0 <= loss < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no loss of at least 0, such as 0.01")
     return loss
-
-
-def _threads(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)

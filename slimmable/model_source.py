@@ -149,6 +149,17 @@ def width_list(text: str) -> tuple[float, ...]:
     return widths
 
 
+def positive_number(text: str) -> int:
+    """Read a whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
 def input_shapes(text: str) -> tuple[ModelInput, ...]:
     """Read the shapes of a network's inputs, batch first: ``1,3,32,32`` or ``1,16:int64;1,4``.
 

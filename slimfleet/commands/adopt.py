@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slimfleet.commands.train import add_data_arguments, model_settings, positive_number
+from slimfleet.commands.train import add_data_arguments, model_settings
 from slimfleet.exit_codes import ExitCode
 from slimmable.model_source import (
     DEFAULT_WIDTHS,
     add_model_arguments,
     load_from_arguments,
+    positive_number,
     width_list,
 )
 from slimmable.training_rule import WidthRule

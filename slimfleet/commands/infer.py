@@ -12,7 +12,7 @@ from edge_agent import Predictor
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
 from slimfleet.inference_run import Answers, answer, check_out, read_data, write_answers
-from slimmable.model_source import json_options
+from slimmable.model_source import json_options, positive_number
 from slimmable.task import TaskKind
 
 EXAMPLE = """example:
@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=_positive,
+        type=positive_number,
         default=BATCH,
         metavar="N",
         help=f"samples a call (default {BATCH})",
     )
     parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads a call (default 1)"
+        "--threads", type=positive_number, default=1, metavar="N", help="threads a call (default 1)"
     )
     parser.add_argument("--json", action="store_true", help="print the machine-readable form")
 
@@ -150,9 +150,3 @@ def _confidence(answers: Answers) -> float | None:
     if answers.model.task == TaskKind.REGRESSION:
         return None
     return float(answers.decoded.confidence.mean())
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)

@@ -21,7 +21,7 @@ from profiler.profile import Benchmark, DeviceProfile, describe
 from profiler.table import profile_table
 from slimfleet.config import AgentConfig, ConfigError, read_config
 from slimfleet.exit_codes import ExitCode
-from slimmable.model_source import json_options
+from slimmable.model_source import json_options, positive_number
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive_number,
         default=BATCH_SIZE,
         metavar="N",
         help=f"samples a step (default {BATCH_SIZE})",
@@ -192,9 +192,3 @@ def _widths(text: str) -> tuple[float, ...]:
             f"{text!r} is no list of widths above 0 and at most 1, such as 0.25,0.5,1"
         )
     return tuple(widths)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)

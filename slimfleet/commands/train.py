@@ -12,6 +12,7 @@ from slimmable.model_source import (
     add_model_arguments,
     json_options,
     load_from_arguments,
+    positive_number,
     width_list,
 )
 from slimmable.training_rule import Schedule, WidthRule
@@ -191,17 +192,6 @@ def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "granules": list(arguments.granules),
         "factor": arguments.factor,
     }
-
-
-def positive_number(text: str) -> int:
-    """Read a whole number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def _share(text: str) -> float:
