@@ -199,6 +199,21 @@ class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):
     train_s: float = 0.0
 
 
+class WidthEvaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the weights of a task scored at one width on recordings that the device holds back.
+
+    Attributes:
+        width: of the sub-model.
+        score: the task's score, higher is better; loss: its mean loss.
+        samples: how many samples.
+    """
+
+    width: float
+    score: float
+    loss: float
+    samples: int
+
+
 class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
     """``up/update``, retained until its receipt: the result of a training task.
 
@@ -212,6 +227,8 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
         steps: gradient steps done.
         loss: mean training loss, the device's own claim.
         download_s, train_s: measured durations, emulation included.
+        evaluations: where the task asked for them, what the received weights scored at each width
+            of the grid up to the task's, on recordings that the device holds back from training.
     """
 
     device: str
@@ -227,6 +244,7 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
     loss: float = 0.0
     download_s: float = 0.0
     train_s: float = 0.0
+    evaluations: tuple[WidthEvaluation, ...] = ()
 
 
 class InstallState(StrEnum):
@@ -332,6 +350,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         training: hyper-parameters.
         budget_s: seconds from receipt until the update must have arrived.
         seed: for batch order and width draws.
+        evaluate: hold back some recordings from training, and report what the received weights
+            score on them.
     """
 
     round: int
@@ -346,6 +366,7 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     seed: int
     payload: str = "state-dict"
     encoding: str = "safetensors-f32"
+    evaluate: bool = False
 
 
 class Verdict(StrEnum):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.messages import ModelManifest
-from journal.events import Contribution, CurvePoint
+from journal.events import AloneScore, Contribution, CurvePoint
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,33 @@ class Bench:
 
 @dataclass(frozen=True)
 class UpdateFile:
-    """An accepted update in the blob folder."""
+    """An accepted update in the blob folder.
+
+    Attributes:
+        weight: in the aggregate.
+        samples: on the device, its own claim.
+        rounds: in which an update of the device counted, this one included.
+    """
 
     device: str
     width: float
     digest: str
     weight: float
+    samples: int = 0
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Aggregate and measure one round."""
+    """Aggregate and measure one round.
+
+    Attributes:
+        base, best: digests of the weights it started from, and of the best so far.
+        method, coalitions: see `coordinator.settings.Contributions`.
+        known: digests of weights before ``base``, the latest first: the steps between them are
+            what the server could foresee.
+        min_trainers: see `coordinator.settings.Rewards`.
+    """
 
     round: int
     base: str
@@ -55,6 +71,16 @@ class ScoreJob:
     updates: tuple[UpdateFile, ...]
     method: str
     coalitions: int
+    known: tuple[str, ...] = ()
+    min_trainers: int = 1
+
+
+@dataclass(frozen=True)
+class AssessJob:
+    """Measure the updates of an assessment round one by one."""
+
+    round: int
+    updates: tuple[UpdateFile, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,14 @@ class RoundResult:
     coalitions: int
     seconds: float
     better: bool
+
+
+@dataclass(frozen=True)
+class AssessResult:
+    """What `coordinator.work.assess` found."""
+
+    scores: tuple[AloneScore, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)

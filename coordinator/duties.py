@@ -112,7 +112,7 @@ def needed_blobs(state: Campaign) -> set[str]:
     That is the weights in use, those to compare with, the updates of a round that is not scored
     yet, and the ONNX files that some device shall run or may be sent back to.
     """
-    needed = {state.weights, state.best, state.released_weights, *state.releases}
+    needed = {state.weights, state.best, state.released_weights, *state.releases, *state.earlier}
     current = state.round
     if current:
         needed.add(current.opened.base)
@@ -263,7 +263,7 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         rounds_taken=device.rounds_taken,
         rounds_missed=device.rounds_missed,
         last_drop=brief(device.last_drop),
-        contribution=device.contribution,
+        contribution=state.contribution(device.device),
         method=settings.contributions.method,
         confirmed=device.report.running if device.report and confirmed(device) else "",
     )

@@ -21,6 +21,7 @@ from broker.messages import (
     Stage,
     Verdict,
 )
+from coordinator.contribution.ledger import Ledger
 from coordinator.presence import Lease
 from coordinator.settings import Settings
 from journal import events as e
@@ -81,7 +82,6 @@ class Device:
     rounds_taken: int = 0
     rounds_missed: int = 0
     last_drop: str = ""
-    contribution: float | None = None
     receipt: ReceiptRecord | None = None
     accepted: dict[int, str] = field(default_factory=dict)
     reward: e.Reward | None = None
@@ -128,6 +128,10 @@ class Campaign:
 
     Attributes:
         started_at: when the server last started.
+        alone: what each device's own model scored, where it was measured.
+        entitled: widest training width of each device, where training-time rewards hold it down.
+        earlier: digests of the weights before ``weights``, the latest first, as many as
+            contributions.novelty looks back on.
     """
 
     settings: Settings | None = None
@@ -153,8 +157,17 @@ class Campaign:
     release_round: int = 0
     withheld: str = ""
     work_failures: int = 0
+    ledger: Ledger = Ledger()
+    alone: dict[str, e.AloneScore] = field(default_factory=dict)
+    entitled: dict[str, float] = field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
     commands: dict[tuple[str, str], e.OperatorActed] = field(default_factory=dict)
     last_commands: dict[str, e.OperatorActed] = field(default_factory=dict)
+
+    def contribution(self, device: str) -> float | None:
+        """Return what a device's updates were worth so far; None if it was never invited."""
+        total = self.ledger.totals.get(device)
+        return total.score if total else None
 
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""
@@ -183,7 +196,12 @@ def _task(state: Campaign, device: str, **changes: Any) -> Campaign:
 def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> Campaign:
     settings = msgspec.convert(event.settings, Settings)
     return replace(
-        state, settings=settings, spec_hash=event.spec_hash, phase=Phase.INITIALISING, since=at
+        state,
+        settings=settings,
+        spec_hash=event.spec_hash,
+        phase=Phase.INITIALISING,
+        since=at,
+        ledger=Ledger(settings.contributions.decay),
     )
 
 
@@ -239,14 +257,13 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
 
 def _round_opened(state: Campaign, event: e.RoundOpened, at: float) -> Campaign:
     tasks = {task.device: TaskState(task) for task in event.tasks}
-    opened = replace(
-        state, round=Round(event.round, at, event, tasks), phase=Phase.TRAINING, since=at
+    return replace(
+        state,
+        round=Round(event.round, at, event, tasks),
+        phase=Phase.TRAINING,
+        since=at,
+        ledger=state.ledger.with_devices(sorted(tasks)),
     )
-    for device in tasks:
-        known = opened.devices[device]
-        if known.contribution is None:
-            opened = _device(opened, device, contribution=0.0)
-    return opened
 
 
 def _progressed(state: Campaign, event: e.TaskProgressed, at: float) -> Campaign:
@@ -300,27 +317,40 @@ def _round_closed(state: Campaign, event: e.RoundClosed, at: float) -> Campaign:
 
 
 def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
-    current = state.round
+    current, settings = state.round, state.settings
     assert current is not None
-    for contribution in event.contributions:
-        known = state.devices[contribution.device]
-        state = _device(
-            state,
-            contribution.device,
-            contribution=(known.contribution or 0.0) + contribution.score,
-        )
+    assert settings is not None
     return replace(
         state,
         round=replace(current, scored=True),
         weights=event.digest,
+        earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
         weights_round=event.round,
         best=event.digest if event.better else state.best,
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
+        ledger=state.ledger.entered(event.round, event.contributions),
         phase=Phase.GATHERING,
         since=at,
         work_failures=0,
     )
+
+
+def _alone_measured(state: Campaign, event: e.AloneMeasured, at: float) -> Campaign:
+    current = state.round
+    assert current is not None
+    return replace(
+        state,
+        round=replace(current, scored=True),
+        alone={**state.alone, **{score.device: score for score in event.scores}},
+        phase=Phase.GATHERING,
+        since=at,
+        work_failures=0,
+    )
+
+
+def _entitlements(state: Campaign, event: e.EntitlementsRevised, at: float) -> Campaign:
+    return replace(state, entitled={**state.entitled, **event.widths})
 
 
 def _stopped(state: Campaign, event: e.TrainingStopped, at: float) -> Campaign:
@@ -441,6 +471,8 @@ _HANDLERS: dict[type, Any] = {
     e.DeviceDropped: _dropped,
     e.RoundClosed: _round_closed,
     e.RoundScored: _scored,
+    e.AloneMeasured: _alone_measured,
+    e.EntitlementsRevised: _entitlements,
     e.TrainingStopped: _stopped,
     e.ReleaseDue: _release_due,
     e.RewardsAllocated: _allocated,

@@ -583,11 +583,7 @@ def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
 
 def _allocate(state: Campaign) -> list[e.AnyEvent]:
     settings = _settings(state)
-    scores = {
-        device.device: device.contribution
-        for device in state.devices.values()
-        if device.contribution is not None
-    }
+    scores = {device: total.score for device, total in state.ledger.totals.items()}
     if state.scored is None:
         return [
             e.RewardsAllocated(

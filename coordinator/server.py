@@ -380,12 +380,19 @@ class Coordinator:
             best=state.best,
             updates=tuple(
                 UpdateFile(
-                    u.device, u.width, u.digest, float(max(1, u.samples)) if by_samples else 1.0
+                    u.device,
+                    u.width,
+                    u.digest,
+                    weight=float(max(1, u.samples)) if by_samples else 1.0,
+                    samples=u.samples,
+                    rounds=state.devices[u.device].rounds_taken,
                 )
                 for u in sorted(updates, key=lambda update: update.device)
             ),
             method=self.settings.contributions.method,
             coalitions=self.settings.contributions.coalitions,
+            known=state.earlier,
+            min_trainers=self.settings.rewards.min_trainers,
         )
 
     def _release(self, manifest: m.ModelManifest) -> tuple[m.Release, m.BlobReference]:

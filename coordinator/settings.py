@@ -70,28 +70,60 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How contributions are measured.
 
     Attributes:
-        method: "permutation-shapley" evaluates at most ``coalitions`` coalitions a round;
-            "exact-shapley" all 2^N of them.
+        method: a name of `coordinator.contribution.methods`.
+        coalitions: models evaluated a round at most, where the method can be held to it.
+        evaluator: "server" measures on its own validation recordings; "devices" evaluate each width
+            that they are permitted on recordings they hold back, and report.
+        trim: with evaluator = "devices", share of the reports that is cut off at either end.
+        decay: what a round's score counts for, one round later; 1 = old rounds count fully.
+        novelty: so many earlier steps of the model count as known: what of an update only repeats
+            them earns nothing. 0 = off.
+        alone_steps: gradient steps that each device first trains alone, so that its own model can
+            be measured and rewards can be held above it; 0 = nobody trains alone.
     """
 
-    method: Literal["permutation-shapley", "exact-shapley"] = "permutation-shapley"
+    method: str = "permutation-shapley"
     coalitions: int = 32
+    evaluator: Literal["server", "devices"] = "server"
+    trim: float = 0.2
+    decay: float = 1.0
+    novelty: int = 1
+    alone_steps: int = 0
 
 
 class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How contributions become widths.
+    """How contributions become widths; see `coordinator.rewards`.
 
     Attributes:
-        mode: "post-training": devices hold their training width while training.
+        mode: "post-training": devices hold their training width while training; "training-time":
+            in no round more than they are entitled to by then.
+        rule: "equal-gain", "affine", "nash-welfare", "sharing-coefficient" or "tiers".
         ladder: the reward widths; finer than the training grid.
         cutoff: below this fraction of the average contribution a device receives no release.
+        significance: level of the tests; contributions that do not differ at it get one width.
+        aversion: of equal-gain, how much unequal gains weigh against high ones (lambda).
+        sharing: of sharing-coefficient, kappa: 0 in proportion, 1 the same for all.
+        tiers: of the rule "tiers", pairs of (least share of the average contribution, width).
+        first_entitlement: training-time: widest training width of round 1; 0 = the narrowest.
+        min_trainers: a width leaves the ladder where fewer devices trained one at least as wide.
         inference_only_width: what the operator grants to devices that cannot train; 0 = nothing.
+        caps: device -> widest width that the operator lets it run, whatever it has earned.
     """
 
-    mode: Literal["post-training"] = "post-training"
+    mode: Literal["post-training", "training-time"] = "post-training"
+    rule: Literal["equal-gain", "affine", "nash-welfare", "sharing-coefficient", "tiers"] = (
+        "equal-gain"
+    )
     ladder: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     cutoff: float = 0.25
+    significance: float = 0.05
+    aversion: float = 5.0
+    sharing: float = 0.0
+    tiers: tuple[tuple[float, float], ...] = ()
+    first_entitlement: float = 0.0
+    min_trainers: int = 1
     inference_only_width: float = 0.0
+    caps: dict[str, float] = {}
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +216,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "presence.heartbeat_s": self.presence.heartbeat_s,
             "contributions.coalitions": self.contributions.coalitions,
             "telemetry_days": self.telemetry_days,
+            "rewards.min_trainers": self.rewards.min_trainers,
+            "rewards.significance": self.rewards.significance,
+            "rewards.aversion": self.rewards.aversion,
+            "contributions.decay": self.contributions.decay,
             "rounds.patience": self.rounds.patience,
             "rounds.failures_limit": self.rounds.failures_limit,
             "width_policy.time_share": self.width_policy.time_share,
@@ -208,6 +244,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "rounds.release_every": self.rounds.release_every,
             "rounds.retry_s": self.rounds.retry_s,
             "rewards.cutoff": self.rewards.cutoff,
+            "rewards.sharing": self.rewards.sharing,
+            "contributions.trim": self.contributions.trim,
+            "contributions.novelty": self.contributions.novelty,
+            "contributions.alone_steps": self.contributions.alone_steps,
             "presence.grace_s": self.presence.grace_s,
             "releases.delivery_s": self.releases.delivery_s,
         }

@@ -15,11 +15,12 @@ import numpy as np
 from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob, UpdateFile
 from coordinator.comparison import difference
-from coordinator.contribution import EXACT_LIMIT, exact_shapley, permutation_shapley
+from coordinator.contribution.evidence import Evidence
+from coordinator.contribution.methods import estimate
 from coordinator.curve import score_curve
 from coordinator.measuring import (
+    RoundEvaluator,
     Validation,
-    coalition_value,
     outputs_per_width,
     sample_values,
 )
@@ -95,12 +96,13 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
     said = outputs_per_width(model, state, sorted({*bench.grid, *bench.ladder}), validation)
     rng = np.random.default_rng((bench.seed, job.round))
-    value = coalition_value(model, base, steps, bench.grid, validation)
-    devices = [step.device for step in steps]
-    if job.method == "exact-shapley" and len(devices) <= EXACT_LIMIT:
-        scores = exact_shapley(devices, value)
-    else:
-        scores = permutation_shapley(devices, value, job.coalitions, rng)
+    evidence = Evidence(
+        devices=tuple(step.device for step in steps),
+        evaluator=RoundEvaluator(model, base, steps, bench.grid, validation),
+        samples={update.device: update.samples for update in job.updates},
+        rounds={update.device: update.rounds for update in job.updates},
+    )
+    scores = estimate(job.method, evidence, job.coalitions, rng)
     best = decode_state(blobs.get(job.best))
     before = outputs_per_width(model, best, bench.grid, validation)
     gain = difference(
@@ -117,13 +119,18 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
             rng,
         ),
         contributions=tuple(
-            Contribution(device=u.device, score=scores.scores[u.device], update=u.digest)
+            Contribution(
+                device=u.device,
+                score=scores.scores[u.device],
+                update=u.digest,
+                blocks=scores.blocks.get(u.device, ()),
+            )
             for u in job.updates
         ),
         method=scores.method,
         value_before=scores.before,
         value_after=scores.after,
-        coalitions=scores.coalitions,
+        coalitions=scores.evaluations,
         seconds=time.process_time() - started,
         better=gain.low > 0,
     )

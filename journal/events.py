@@ -134,6 +134,8 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
         not_invited: device -> why it was not eligible.
         budget_s: time from the opening to the deadline.
         quorum: updates needed.
+        assessment: the devices train alone, from the initial weights and at full length; the
+            updates are measured one by one and never aggregated.
     """
 
     round: int
@@ -143,6 +145,7 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
     budget_s: float
     quorum: int
     training: TrainingSettings
+    assessment: bool = False
 
 
 class TaskProgressed(Event, frozen=True, kw_only=True, tag="task-progressed"):
@@ -226,12 +229,14 @@ class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
     size: int
 
 
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Measured score of one width with its 95 % bootstrap interval over recordings.
 
     Attributes:
-        offered: False where a narrower width is significantly better (the width is dominated).
+        offered: False where a narrower width is significantly better (the width is dominated), or
+            too few devices trained it.
         fitted: the isotonic fit over the offered widths, which rewards are allocated on.
+        why: why it is not offered.
     """
 
     width: float
@@ -240,14 +245,25 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     high: float
     offered: bool
     fitted: float
+    why: str = ""
 
 
-class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device was worth in one round, and the update it was computed from."""
+class Contribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one device was worth in one round, and the update it was computed from.
+
+    Attributes:
+        score: in units of the method; update: digest of the update's bytes.
+        blocks: the score on each block of the validation recordings, whose mean it is; how much
+            they differ says how sure it is. Empty where the method gives none.
+        known: share of the update (0 to 1, of its squared length) that the server could foresee
+            from its own earlier steps, and that nothing was credited for.
+    """
 
     device: str
     score: float
     update: str
+    blocks: tuple[float, ...] = ()
+    known: float = 0.0
 
 
 class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
@@ -274,6 +290,48 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     better: bool
 
 
+class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device's own model scored, with its 95 % bootstrap interval over recordings.
+
+    Attributes:
+        width: of the model that the device trained alone; update: digest of its bytes.
+    """
+
+    device: str
+    width: float
+    score: float
+    low: float
+    high: float
+    update: str
+
+
+class AloneMeasured(Event, frozen=True, kw_only=True, tag="alone-measured"):
+    """The stand-alone models of an assessment round were measured; the weights stay as they were.
+
+    Attributes:
+        seconds: CPU time of measuring.
+    """
+
+    round: int
+    scores: tuple[AloneScore, ...]
+    seconds: float
+
+
+class EntitlementsRevised(Event, frozen=True, kw_only=True, tag="entitlements-revised"):
+    """While training goes on: no device trains a wider width than it is entitled to now.
+
+    Attributes:
+        rule, note, rewards: as in `RewardsAllocated`.
+        widths: device -> widest training width it may hold from now on.
+    """
+
+    round: int
+    rule: str
+    note: str
+    rewards: tuple["Reward", ...]
+    widths: dict[str, float]
+
+
 class TrainingStopped(Event, frozen=True, kw_only=True, tag="training-stopped"):
     """No further round opens: plateau, budget, or too many failed rounds."""
 
@@ -288,7 +346,7 @@ class ReleaseDue(Event, frozen=True, kw_only=True, tag="release-due"):
     reason: str
 
 
-class Reward(msgspec.Struct, frozen=True, kw_only=True):
+class Reward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one device earned.
 
     Attributes:
@@ -296,6 +354,9 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True):
         value: contribution in score units (c_i); target: score that the rule grants (r_i).
         width: reward width, 0 below the cut-off; score: measured score of that width.
         reason: one sentence.
+        low, high: 95 % interval of the contribution; equal to it where the method gives none.
+        equals: devices whose contribution does not differ significantly; all get one width.
+        alone: score of the device's own model where it was measured, else None.
     """
 
     device: str
@@ -306,13 +367,17 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True):
     width: float
     score: float
     reason: str
+    low: float = 0.0
+    high: float = 0.0
+    equals: tuple[str, ...] = ()
+    alone: float | None = None
 
 
 class RewardsAllocated(Event, frozen=True, kw_only=True, tag="rewards-allocated"):
     """Reward widths follow from contributions.
 
     Attributes:
-        rule: "equal-gain", "affine", "floor" or "none".
+        rule: the name of the rule that was applied, see `coordinator.rewards`.
         note: why the rule was changed, where it was.
     """
 
@@ -409,6 +474,8 @@ AnyEvent = (
     | RoundClosed
     | BlobShared
     | RoundScored
+    | AloneMeasured
+    | EntitlementsRevised
     | TrainingStopped
     | ReleaseDue
     | RewardsAllocated

@@ -78,7 +78,7 @@ def device_row(state: Campaign, device: Device, machine: str, alone: float | Non
         rounds_taken=device.rounds_taken,
         rounds_missed=device.rounds_missed,
         missed_why=device.last_drop,
-        contribution=device.contribution,
+        contribution=state.contribution(device.device),
         share=device.reward.share if device.reward else None,
         reward_width=width,
         reward_reason=reason,

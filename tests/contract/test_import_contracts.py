@@ -22,7 +22,7 @@ VIOLATIONS = [
     ("device", "edge_agent/session.py", "from coordinator import rewards"),
     ("device", "edge_agent/slots.py", "import exporter"),
     ("decisions", "coordinator/width_policy.py", "import time"),
-    ("decisions", "coordinator/contribution.py", "import random"),
+    ("decisions", "coordinator/contribution/shapley.py", "import random"),
     ("decisions", "coordinator/rounds.py", "from pathlib import Path"),
     ("decisions", "coordinator/fleet.py", "import logging"),
     ("decisions", "edge_agent/session.py", "import asyncio"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import ExportResult, RoundResult
-from coordinator.contribution import exact_shapley, permutation_shapley
+from coordinator.contribution.shapley import exact_shapley, permutation_shapley
 from coordinator.jobs import JobError
 from coordinator.rewards import isotonic
 from edge_agent.trainer_protocol import Trained
@@ -174,7 +174,7 @@ class ToyJobs:
             method=scores.method,
             value_before=scores.before,
             value_after=scores.after,
-            coalitions=scores.coalitions,
+            coalitions=scores.evaluations,
             seconds=0.01,
             better=scores.after > scores.before,
         )

@@ -74,7 +74,7 @@ def test_three_rounds_are_aggregated_and_the_model_gets_better(campaign):
 
 
 def test_a_wider_device_contributes_more(campaign):
-    contributions = [campaign["state"].devices[name].contribution for name in HONEST]
+    contributions = [campaign["state"].contribution(name) for name in HONEST]
     assert contributions == sorted(contributions)
     assert contributions[0] > 0
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.contribution import EXACT_LIMIT, exact_shapley, permutation_shapley
+from coordinator.contribution.shapley import EXACT_LIMIT, exact_shapley, permutation_shapley
 
 
 def names(count):
@@ -107,8 +107,8 @@ def test_devices_that_do_the_same_score_the_same(seed, count):
 def test_the_estimator_keeps_to_its_budget_unless_one_walk_costs_more(seed, count, budget):
     value, asked = random_game(seed, names(count))
     result = estimated(names(count), value, budget, seed)
-    assert result.coalitions == len(set(asked)) == len(asked), "a coalition was evaluated twice"
-    assert result.coalitions <= max(budget, count + 1)
+    assert result.evaluations == len(set(asked)) == len(asked), "a coalition was evaluated twice"
+    assert result.evaluations <= max(budget, count + 1)
     assert set(result.scores) == set(names(count))
 
 
@@ -178,4 +178,4 @@ def test_many_devices_are_no_trouble_for_the_estimator():
     devices = names(300)
     result = estimated(devices, lambda coalition: float(len(coalition)), 32)
     assert result.scores == pytest.approx(dict.fromkeys(devices, 1.0))
-    assert result.coalitions == 301
+    assert result.evaluations == 301

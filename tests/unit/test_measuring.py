@@ -5,11 +5,11 @@ import pytest
 
 from coordinator.aggregation import DeviceUpdate, combine, steps_of
 from coordinator.bench import Bench, ScoreJob, UpdateFile
-from coordinator.contribution import EXACT_LIMIT, exact_shapley
+from coordinator.contribution.shapley import EXACT_LIMIT, exact_shapley
 from coordinator.curve import score_curve
 from coordinator.measuring import (
+    RoundEvaluator,
     Validation,
-    coalition_value,
     fold_statistics,
     measured_outputs,
     outputs_per_width,
@@ -75,7 +75,7 @@ def updates():
 @pytest.fixture(scope="module")
 def game(updates):
     steps = steps_of(BASE, MODEL.spec, updates)
-    return steps, coalition_value(MODEL, BASE, steps, GRID, VALIDATION)
+    return steps, RoundEvaluator(MODEL, BASE, steps, GRID, VALIDATION).value
 
 
 # --- cross-fitting ------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_one_recording_is_not_enough():
 def test_a_device_whose_step_is_zero_changes_no_value_at_all(game):
     _, value = game
     for others in ([], ["honest-0"], ["honest-1", "honest-2"], ["honest-0", "noisy"]):
-        assert value(frozenset([*others, "rider"])) == value(frozenset(others))
+        assert (value(frozenset([*others, "rider"])) == value(frozenset(others))).all()
 
 
 def test_the_value_does_not_depend_on_what_was_asked_before(game):
@@ -140,7 +140,7 @@ def test_the_value_does_not_depend_on_what_was_asked_before(game):
     everybody = frozenset(["honest-0", "honest-1", "honest-2", "noisy", "rider"])
     first = value(everybody)
     value(frozenset())
-    assert value(everybody) == first
+    assert (value(everybody) == first).all()
 
 
 def test_everybody_together_is_the_aggregate_measured_over_the_grid(game):
@@ -149,7 +149,7 @@ def test_everybody_together_is_the_aggregate_measured_over_the_grid(game):
     said = outputs_per_width(MODEL, state, GRID, VALIDATION)
     y = VALIDATION.samples.y
     expected = -np.mean([MODEL.task.balanced_loss(said[width], y) for width in GRID])
-    assert value(frozenset(step.device for step in steps)) == pytest.approx(expected)
+    assert value(frozenset(step.device for step in steps)).mean() == pytest.approx(expected)
 
 
 def test_honest_devices_are_worth_something_and_riders_next_to_nothing(game):

@@ -493,19 +493,19 @@ def test_a_score_counts_once():
     desk.scored({A: 0.3, B: 0.1})
     again = i.Scored(current.number, digest("x"), curve(), (), "m", 0.0, 1.0, 1, 0.1, True)
     assert desk.say(again) == []
-    assert (desk.device(A).contribution, desk.device(B).contribution) == (0.3, 0.1)
+    assert (desk.state.contribution(A), desk.state.contribution(B)) == (0.3, 0.1)
 
 
 def test_contributions_add_up_over_rounds_and_start_with_the_first_invitation():
     desk = office(A, B)
     desk.join(C)
-    assert desk.device(C).contribution is None
+    assert desk.state.contribution(C) is None
     desk.round_({A: 0.3, B: 0.1})
-    assert desk.device(C).contribution == 0.0
+    assert desk.state.contribution(C) == 0.0
     desk.round_({A: 0.3, B: -0.2, C: 0.5})
-    assert desk.device(A).contribution == pytest.approx(0.6)
-    assert desk.device(B).contribution == pytest.approx(-0.1)
-    assert desk.device(C).contribution == 0.5
+    assert desk.state.contribution(A) == pytest.approx(0.6)
+    assert desk.state.contribution(B) == pytest.approx(-0.1)
+    assert desk.state.contribution(C) == 0.5
 
 
 def test_a_failing_measurement_is_repeated_and_at_last_ends_the_training():

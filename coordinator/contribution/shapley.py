@@ -1,59 +1,56 @@
-"""What each device's update was worth in a round. Pure; the value of a coalition is an argument.
+"""Shapley values of a round, exact and from permutations. Pure.
 
-The game: v(S) is the value of the model w_t plus the steps of the devices in S, weights fixed by
-the grand coalition. A device whose step is zero therefore scores exactly 0 in every estimator here.
-Shapley value: Shapley 1953. Sampling permutations: Castro, Gomez and Tejada, "Polynomial
-calculation of the Shapley value based on sampling", 2009; each permutation is used in both
-directions (antithetic, Mitchell et al., JMLR 2022), which cancels the noise of the order.
+The game stands in `coordinator.contribution.evidence`. Shapley value: Shapley 1953. Sampling
+permutations: Castro, Gomez and Tejada, "Polynomial calculation of the Shapley value based on
+sampling", 2009; each permutation is used in both directions (antithetic, Mitchell et al., JMLR
+2022), which cancels the noise of the order.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import comb
 
 import numpy as np
 
-Coalition = frozenset[str]
-Value = Callable[[Coalition], float]
+from coordinator.contribution.evidence import Array, Coalition, Scores
+
+Value = Callable[[Coalition], float | Array]
 
 EXACT_LIMIT = 16  # 65,536 coalitions; beyond that nobody waits for it
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Contributions of one round.
-
-    Attributes:
-        scores: device -> score in units of the value.
-        method: name of the estimator.
-        coalitions: how many distinct ones were evaluated.
-        before, after: value of nobody and of everybody.
-    """
-
-    scores: dict[str, float]
-    method: str
-    coalitions: int
-    before: float
-    after: float
-
-
-class _Memo:
-    """Evaluates each coalition once."""
+class Game:
+    """Evaluates each coalition once; its length is the number of evaluations."""
 
     def __init__(self, value: Value) -> None:
         self._value = value
-        self._known: dict[Coalition, float] = {}
+        self._known: dict[Coalition, Array] = {}
 
-    def __call__(self, coalition: Coalition) -> float:
+    def __call__(self, coalition: Coalition) -> Array:
+        """Return v(coalition) per block, (B,)."""
         if coalition not in self._known:
-            self._known[coalition] = self._value(coalition)
+            self._known[coalition] = np.atleast_1d(np.float64(self._value(coalition)))
         return self._known[coalition]
 
     def __len__(self) -> int:
         return len(self._known)
 
+    def scores(self, devices: Sequence[str], found: Mapping[str, Array], method: str) -> Scores:
+        """Return what was found, with the values of nobody and of everybody."""
+        before, after = self(frozenset()), self(frozenset(devices))
+        return Scores(
+            scores={device: float(found[device].mean()) for device in devices},
+            method=method,
+            evaluations=len(self),
+            before=float(before.mean()),
+            after=float(after.mean()),
+            blocks={device: tuple(found[device].tolist()) for device in devices}
+            if len(before) > 1
+            else {},
+        )
+
     def new_in(self, chain: Sequence[Coalition]) -> int:
+        """Return how many of these were not evaluated yet."""
         return len({coalition for coalition in chain if coalition not in self._known})
 
 
@@ -68,9 +65,10 @@ def exact_shapley(devices: Sequence[str], value: Value) -> Scores:
             f"exact-shapley of {len(devices)} devices needs 2^{len(devices)} evaluations;"
             " use permutation-shapley"
         )
-    known = _Memo(value)
+    known = Game(value)
     n = len(devices)
-    scores = dict.fromkeys(devices, 0.0)
+    nobody = np.zeros_like(known(frozenset()))
+    scores = {device: nobody.copy() for device in devices}
     for device in devices:
         others = [other for other in devices if other != device]
         for size in range(n):
@@ -78,8 +76,7 @@ def exact_shapley(devices: Sequence[str], value: Value) -> Scores:
             for members in combinations(others, size):
                 without = frozenset(members)
                 scores[device] += weight * (known(without | {device}) - known(without))
-    before, after = known(frozenset()), known(frozenset(devices))
-    return Scores(scores, "exact-shapley", len(known), before, after)
+    return known.scores(devices, scores, "exact-shapley")
 
 
 def permutation_shapley(
@@ -100,10 +97,10 @@ def permutation_shapley(
     """
     if len(devices) <= EXACT_LIMIT and 2 ** len(devices) <= budget:
         return exact_shapley(devices, value)
-    known = _Memo(value)
-    everybody = frozenset(devices)
-    before, after = known(frozenset()), known(everybody)
-    sums = dict.fromkeys(devices, 0.0)
+    known = Game(value)
+    before = known(frozenset())
+    known(frozenset(devices))
+    sums = {device: np.zeros_like(before) for device in devices}
     walks = 0
     # Permutations of few devices repeat coalitions: the repeat limit ends the search then.
     for _ in range(max(1, budget)):
@@ -121,4 +118,4 @@ def permutation_shapley(
             continue
         break
     scores = {device: total / walks for device, total in sums.items()}
-    return Scores(scores, "permutation-shapley", len(known), before, after)
+    return known.scores(devices, scores, "permutation-shapley")
