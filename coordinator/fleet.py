@@ -157,7 +157,7 @@ class Campaign:
     release_round: int = 0
     withheld: str = ""
     work_failures: int = 0
-    ledger: Ledger = Ledger()
+    ledger: Ledger = field(default_factory=Ledger)
     alone: dict[str, e.AloneScore] = field(default_factory=dict)
     entitled: dict[str, float] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class Evaluator(Protocol):
-    """Values models on the server's validation recordings. All results are per block, shape (B,)."""
+    """Values models on the server's validation recordings; all results per block, (B,)."""
 
     def value(self, coalition: Coalition) -> Array:
         """Return v(coalition): minus the class-balanced loss of w_t plus the coalition's steps."""
