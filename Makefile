@@ -15,7 +15,13 @@ demo: setup ## the whole loop on this machine: broker, coordinator, eight agents
 	@$(BIN)/slimfleet demo $(ARGS)
 
 test: setup mosquitto lint ## everything that a change must pass: linters, types, import rules, all tests
+ifeq ($(ARGS),)
+	@# Whatever starts no broker and no fleet of processes shares the cores; the others get the machine to themselves.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/contract tests/simulation -n 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/integration tests/e2e
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: setup lint ## before every commit: linters, types, import rules, unit and contract tests
 	@$(BIN)/python -m pytest tests/unit tests/contract -m "not slow" $(ARGS)
