@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from coordinator.aggregation import Step, combine
 from slimmable.evaluation import calibrate, load_network, network_outputs
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples, split_recordings
@@ -62,6 +61,26 @@ def fold_statistics(
     """Return the calibrated statistics of a full state at ``width``, one set per fold."""
     cut = slice_state(state, model.spec, width)
     return tuple(calibrate(model, width, cut, fold.calibration) for fold in validation.folds)
+
+
+def outputs_of_slice(
+    model: SlimmableModel, width: float, cut: Mapping[str, Array], validation: Validation
+) -> Array:
+    """Return what a sub-model that stands by itself says about every validation sample.
+
+    Args:
+        model: the model.
+        width: of the sub-model.
+        cut: its state dict, no wider than that.
+        validation: the data.
+    """
+    parts = []
+    for fold in validation.folds:
+        network = load_network(
+            model, width, {**cut, **calibrate(model, width, cut, fold.calibration)}
+        )
+        parts.append(network_outputs(network, fold.measurement.x))
+    return np.concatenate(parts)
 
 
 def measured_outputs(
@@ -148,56 +167,3 @@ def block_weights(samples: Samples, task: Task, blocks: int = BLOCKS) -> Array:
     weights = np.zeros((count, len(samples)))
     weights[block, np.arange(len(samples))] = count / (len(labels) * counts[label])
     return weights
-
-
-class RoundEvaluator:
-    """`coordinator.contribution.evidence.Evaluator` on the validation data, over the training grid.
-
-    Batch-norm statistics per width are fixed from the grand coalition, so that a device whose step
-    is zero changes nothing at all.
-    """
-
-    def __init__(
-        self,
-        model: SlimmableModel,
-        base: Mapping[str, Array],
-        steps: Sequence[Step],
-        grid: Sequence[float],
-        validation: Validation,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            model: the model.
-            base: full state w_t, to which each coalition's steps are added.
-            steps: of everybody.
-            grid: widths over which a value is averaged.
-            validation: the data.
-        """
-        self._model, self._base, self._grid = model, base, tuple(grid)
-        self._steps = {step.device: step for step in steps}
-        self._validation = validation
-        everybody = combine(base, model.spec, steps)
-        self._statistics = {w: fold_statistics(model, w, everybody, validation) for w in grid}
-        self._networks = {w: model.build(w).eval() for w in grid}
-        self._weights = block_weights(validation.samples, model.task)
-
-    def value(self, coalition: frozenset[str]) -> Array:
-        """Return v(coalition) per block, (B,)."""
-        members = [step for device, step in self._steps.items() if device in coalition]
-        return self._measured(combine(self._base, self._model.spec, members))
-
-    def _measured(self, state: ModelState) -> Array:
-        total = np.zeros(len(self._weights))
-        for width in self._grid:
-            said = measured_outputs(
-                self._model,
-                width,
-                state,
-                self._statistics[width],
-                self._validation,
-                self._networks[width],
-            )
-            losses = self._model.task.losses(said, self._validation.samples.y)
-            total -= self._weights @ losses.astype(np.float64)
-        return total / len(self._grid)

@@ -21,11 +21,24 @@ Array = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
 
+class EvidenceError(ValueError):
+    """A method asks for what the round does not show. Choose another contributions.method."""
+
+
 class Evaluator(Protocol):
     """Values models on the server's validation recordings; all results per block, (B,)."""
 
     def value(self, coalition: Coalition) -> Array:
         """Return v(coalition): minus the class-balanced loss of w_t plus the coalition's steps."""
+
+    def alone(self, device: str) -> Array:
+        """Return the value of the device's own model: w_t plus its whole change, a_i left out."""
+
+    def slopes(self) -> Mapping[str, Array]:
+        """Return device -> how v rises at w_t along its step: the gradient times the step."""
+
+    def bends(self) -> Mapping[str, Array]:
+        """Return device -> its step times the Hessian of v at w_t times the steps of everybody."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Evidence:
             None where the network has no such layer.
         samples: device -> number of samples, its own claim.
         rounds: device -> rounds in which its update counted, this one included.
+        idle: devices whose step is zero throughout. They change no model, so whatever measures
+            models gives them exactly 0 and spends nothing on them.
     """
 
     devices: tuple[str, ...]
@@ -49,6 +64,7 @@ class Evidence:
     class_rows: Mapping[str, Matrix] | None = None
     samples: Mapping[str, int] = field(default_factory=dict)
     rounds: Mapping[str, int] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,10 @@ class Scores:
     Attributes:
         scores: device -> score, the mean of its blocks where there are any.
         method: name of the estimator that made them.
-        evaluations: how many distinct models were evaluated.
-        before, after: v of nobody and of everybody; 0 without an evaluator.
+        evaluations: how many distinct models were evaluated on all of the validation data. A
+            gradient, or a Hessian times a vector, over all of it counts as one too (of a CNN they
+            take about two and seven times as long).
+        before, after: v of nobody and of everybody; 0 where the method evaluates no model.
         blocks: device -> score per block, (B,); empty where the method gives no blocks.
     """
 

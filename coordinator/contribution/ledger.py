@@ -10,15 +10,17 @@ all devices and rounds, and cancels where two devices are compared block by bloc
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from journal.events import Contribution
+from coordinator.contribution.student import quantile
+from journal.events import Contribution, RoundScored
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+LEVEL = 0.05  # of intervals: they hold in 95 of 100 cases
+# Of the larger of two scores: what is left below it is the rounding of sums.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,66 @@ class Ledger:
         return replace(self, round=round_, totals=totals)
 
 
-def half_width(blocks: Sequence[float]) -> float:
-    """Return half the length of the 95 % t-interval of a mean of blocks; 0 for fewer than two."""
+def half_width(blocks: Sequence[float], level: float = LEVEL) -> float:
+    """Return half the length of the t-interval of a mean of blocks; 0 for fewer than two."""
     count = len(blocks)
     if count < 2:
         return 0.0
-    quantile = T_95[count - 2] if count - 2 < len(T_95) else 1.96
-    return float(quantile * np.std(blocks, ddof=1) / math.sqrt(count))
+    return float(quantile(count - 1, level) * np.std(blocks, ddof=1) / math.sqrt(count))
+
+
+def differ(a: Total, b: Total, level: float) -> bool:
+    """Return whether two devices contributed significantly different amounts.
+
+    The paired t-test (Student, 1908) over the blocks. Where the two have no blocks in common,
+    nothing says how sure the scores are, and any difference beyond rounding counts.
+
+    Args:
+        a: one device's account.
+        b: the other's.
+        level: how often two equal devices may be told apart by chance, in (0, 1).
+    """
+    rounding = ROUNDING * max(abs(a.score), abs(b.score))
+    left = a.blocks if a.rounds else (0.0,) * len(b.blocks)
+    right = b.blocks if b.rounds else (0.0,) * len(a.blocks)
+    if len(left) != len(right) or len(left) < 2:
+        return abs(a.score - b.score) > rounding
+    apart = [x - y for x, y in zip(left, right, strict=True)]
+    return abs(a.score - b.score) > max(half_width(apart, level), rounding)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one round added to an account.
+
+    Attributes:
+        method: which estimator gave the score.
+        weight: what is left of it, decay^(T - round): the account is the sum of weight * score.
+        update: digest of the update that it was computed from.
+    """
+
+    round: int
+    method: str
+    score: float
+    weight: float
+    update: str
+
+
+def statement(device: str, rounds: Iterable[RoundScored], decay: float) -> tuple[Entry, ...]:
+    """Return the entries of one device's account, the oldest first.
+
+    Args:
+        device: whose.
+        rounds: the journal's events, in their order.
+        decay: of the ledger.
+    """
+    scored = list(rounds)
+    return tuple(
+        Entry(event.round, event.method, one.score, decay**later, one.update)
+        for later, event in zip(range(len(scored) - 1, -1, -1), scored, strict=True)
+        for one in event.contributions
+        if one.device == device
+    )
 
 
 def _decayed(total: Total, decay: float) -> Total:

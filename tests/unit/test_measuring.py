@@ -1,21 +1,27 @@
 """Measuring on a network so small that a whole round of it takes a blink."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coordinator.aggregation import DeviceUpdate, combine, steps_of
-from coordinator.bench import Bench, ScoreJob, UpdateFile
+from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
+from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
+from coordinator.contribution.evidence import EvidenceError
+from coordinator.contribution.methods import METHODS
 from coordinator.contribution.shapley import EXACT_LIMIT, exact_shapley
-from coordinator.curve import score_curve
+from coordinator.curve import TrainedWidths, score_curve
+from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import (
-    RoundEvaluator,
     Validation,
     fold_statistics,
     measured_outputs,
     outputs_per_width,
     sample_values,
 )
-from coordinator.work import initialise, score_round
+from coordinator.work import assess, initialise, score_round
 from journal.blobs import BlobFolder
 from slimmable.evaluation import calibrate, initial_state, outputs
 from slimmable.model import load_model
@@ -23,6 +29,7 @@ from slimmable.samples import Samples, SamplesError
 from slimmable.slicing import slice_state
 from slimmable.state import decode_state, encode_state
 from slimmable.training import TrainingRule, train
+from tests.fakes.toy_models import toy
 
 pytestmark = pytest.mark.torch
 
@@ -170,6 +177,179 @@ def test_the_value_of_each_sample_is_minus_its_loss_over_the_grid():
     assert found == pytest.approx(-(losses[0] + losses[1]) / 2)
 
 
+# --- the game near w_t, and each device by itself ------------------------------------------------
+
+MLP = load_model(
+    "mlp", {"input_shape": [2, 4], "classes": ["rest", "shake", "never"], "hidden": [8, 8]}
+)
+REGRESSION = toy(into=8, hidden=8, out=2)
+
+
+def drawn(model, seed, scale=0.3):
+    rng = np.random.default_rng(seed)
+    return {
+        name: (scale * rng.standard_normal(model.spec.shape(name, 1.0))).astype(np.float32)
+        for name in model.spec.tensors
+    }
+
+
+def step_of(model, device, width, change, times=1.0):
+    cut = slice_state(change, model.spec, width)
+    return Step(
+        device, width, {name: np.float32(times) * cut[name] for name in model.spec.parameters}
+    )
+
+
+def data_of(model):
+    samples = motion(0)
+    if model is not REGRESSION:
+        return Validation.of(samples)
+    x = samples.x.reshape(len(samples), -1)
+    return Validation.of(Samples(x, x[:, :2].copy(), samples.recording))
+
+
+def state_at(model):
+    """Return weights at which no derivative is 0 by chance."""
+    if model.task.kind == "regression":
+        return {name: array + 0.1 for name, array in drawn(model, 7).items()}
+    return initial_state(model, 3)
+
+
+MODELS = pytest.mark.parametrize("model", [MODEL, MLP, REGRESSION], ids=["norm", "mlp", "linear"])
+SMALL = 1e-3
+
+
+@MODELS
+def test_slopes_are_what_a_small_part_of_a_step_changes(model):
+    base, change = state_at(model), drawn(model, 5)
+    steps = [
+        step_of(model, name, width, change, times)
+        for width in GRID
+        for name, times in (
+            (f"whole-{width}", 1.0),
+            (f"forth-{width}", SMALL),
+            (f"back-{width}", -SMALL),
+        )
+    ]
+    evaluator = RoundEvaluator(model, base, steps, GRID, data_of(model))
+    slopes = evaluator.slopes()
+    for width in GRID:
+        forth, back = (evaluator.value(frozenset([f"{way}-{width}"])) for way in ("forth", "back"))
+        expected = (forth - back) / (2 * SMALL)
+        scale = np.abs(expected).max()
+        assert scale > 0.01
+        np.testing.assert_allclose(slopes[f"whole-{width}"], expected, atol=5e-3 * scale)
+        part = SMALL * slopes[f"whole-{width}"]
+        np.testing.assert_allclose(slopes[f"forth-{width}"], part, rtol=1e-4, atol=1e-9)
+
+
+@MODELS
+def test_bends_are_what_all_steps_together_change_in_the_slopes(model):
+    base = state_at(model)
+    steps = [step_of(model, "a", 1.0, drawn(model, 5, 0.1))]
+    steps.append(step_of(model, "b", 0.5, drawn(model, 6, 0.1)))
+    nothing = {name: np.zeros_like(array) for name, array in base.items()}
+    together = combine(nothing, model.spec, steps)
+    data = data_of(model)
+
+    def slopes_at(part):
+        moved = combine(base, model.spec, [step_of(model, "all", 1.0, together, part)])
+        # Everybody arrives at the same model, so that the batch norms are the same.
+        balance = step_of(model, "balance", 1.0, together, -part)
+        return RoundEvaluator(model, moved, [*steps, balance], GRID, data).slopes()
+
+    forth, back = slopes_at(SMALL), slopes_at(-SMALL)
+    bends = RoundEvaluator(model, base, steps, GRID, data).bends()
+    for device in ("a", "b"):
+        expected = (forth[device] - back[device]) / (2 * SMALL)
+        scale = np.abs(expected).max()
+        assert scale > 1e-4
+        np.testing.assert_allclose(bends[device], expected, atol=0.02 * scale)
+
+
+def test_a_device_by_itself_is_its_own_model_without_its_weight():
+    base, data = initial_state(MLP, 3), data_of(MLP)
+    updates = [
+        DeviceUpdate(
+            device,
+            width,
+            {
+                name: array + change
+                for (name, array), change in zip(
+                    slice_state(base, MLP.spec, width).items(),
+                    slice_state(drawn(MLP, seed), MLP.spec, width).values(),
+                    strict=True,
+                )
+            },
+            weight,
+        )
+        for seed, (device, width, weight) in enumerate(
+            [("a", 1.0, 1.0), ("b", 0.5, 5.0), ("c", 1.0, 2.0)]
+        )
+    ]
+    updates.append(DeviceUpdate("rider", 1.0, base, 3.0))
+    weights = {update.device: update.weight for update in updates}
+    evaluator = RoundEvaluator(MLP, base, steps_of(base, MLP.spec, updates), GRID, data, weights)
+    for update in updates[:3]:
+        own = steps_of(base, MLP.spec, [update])
+        expected = RoundEvaluator(MLP, base, own, GRID, data).value(frozenset([update.device]))
+        np.testing.assert_allclose(evaluator.alone(update.device), expected, rtol=1e-4)
+    assert (evaluator.alone("rider") == evaluator.value(frozenset())).all()
+
+
+def test_a_class_that_the_validation_data_lacks_says_nothing():
+    assert set(data_of(MLP).samples.y) == {0, 1}, "the third class is never seen"
+    steps = [step_of(MLP, "a", 1.0, drawn(MLP, 5))]
+    evaluator = RoundEvaluator(MLP, initial_state(MLP, 3), steps, GRID, data_of(MLP))
+    for found in (evaluator.value(frozenset()), evaluator.slopes()["a"], evaluator.bends()["a"]):
+        assert np.isfinite(found).all()
+        assert found.shape == (8,)
+
+
+def test_two_recordings_give_two_blocks():
+    data = Validation.of(motion(0, recordings=2))
+    steps = [step_of(MLP, "a", 1.0, drawn(MLP, 5))]
+    evaluator = RoundEvaluator(MLP, initial_state(MLP, 3), steps, GRID, data)
+    assert evaluator.slopes()["a"].shape == evaluator.value(frozenset()).shape == (2,)
+
+
+class Attending(nn.Module):
+    """Attends over four moments and then says which class it is."""
+
+    def __init__(self, into, hidden, out):
+        super().__init__()
+        self.first = nn.Linear(into, hidden)
+        self.second = nn.Linear(hidden, out)
+
+    def forward(self, x):
+        moments = self.first(x).unflatten(1, (4, -1))[:, None]
+        seen = nn.functional.scaled_dot_product_attention(moments, moments, moments)
+        return self.second(seen.flatten(1))
+
+
+class Fused(Attending):
+    """Insists on a kernel that has no second derivative."""
+
+    def forward(self, x):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return super().forward(x)
+
+
+def bends_of(network):
+    model = toy(into=8, hidden=8, out=2, network=network)
+    steps = [step_of(model, "a", 1.0, drawn(model, 5))]
+    return RoundEvaluator(model, state_at(model), steps, (1.0,), data_of(REGRESSION)).bends()["a"]
+
+
+def test_second_derivatives_go_through_attention():
+    assert np.abs(bends_of(Attending)).min() > 0
+
+
+def test_a_network_without_second_derivatives_is_told_what_to_use():
+    with pytest.raises(EvidenceError, match="no second derivative.*'first-order-loss'"):
+        bends_of(Fused)
+
+
 # --- the curve ----------------------------------------------------------------------------------
 
 RECORDINGS = np.repeat(np.arange(12), 5)
@@ -201,6 +381,55 @@ def test_a_small_dip_is_noise_and_is_smoothed():
 def test_the_narrowest_width_is_always_offered():
     assert curve_of({0.25: 0.0, 1.0: 0.0})[0].offered
     assert curve_of({0.25: 1.0, 1.0: 0.0})[0].offered
+
+
+def flat(scores):
+    return {width: np.full(60, score) for width, score in scores.items()}
+
+
+def offered(points):
+    return {point.width: point.why for point in points}
+
+
+def test_a_width_that_too_few_devices_trained_leaves_the_ladder():
+    scores = flat({0.25: 0.5, 0.5: 0.6, 1.0: 0.9})
+    trained = TrainedWidths((1.0, 0.5, 0.5), narrowest=0.25, needed=2)
+    points = score_curve(scores, RECORDINGS, np.random.default_rng(1), trained)
+    assert offered(points) == {
+        0.25: "",
+        0.5: "",
+        1.0: "trained by 1 devices, at least 2 are needed",
+    }
+    assert [point.offered for point in points] == [True, True, False]
+
+
+def test_a_width_no_better_than_the_untrained_model_is_not_offered():
+    scores = flat({0.25: 0.3, 0.5: 0.4, 1.0: 0.9})
+    untrained = flat({0.25: 0.4, 0.5: 0.4, 1.0: 0.4})
+    points = score_curve(scores, RECORDINGS, np.random.default_rng(1), None, untrained)
+    assert [point.offered for point in points] == [False, False, True]
+    assert points[0].why == "scores no better than the untrained model"
+
+
+def test_below_the_training_grid_a_width_must_be_significantly_better_than_untrained():
+    noise = np.repeat(np.where(np.arange(12) % 2, 0.4, -0.4), 5)
+    scores = {0.125: 0.45 + noise, 0.25: 0.45 + noise, 1.0: np.full(60, 0.9)}
+    untrained = flat(dict.fromkeys(scores, 0.4))
+    trained = TrainedWidths((1.0,), narrowest=0.25)
+    points = score_curve(scores, RECORDINGS, np.random.default_rng(1), trained, untrained)
+    assert [point.offered for point in points] == [False, True, True]
+    assert points[0].why.startswith("narrower than what is trained")
+    clear = {**scores, 0.125: np.full(60, 0.6)}
+    points = score_curve(clear, RECORDINGS, np.random.default_rng(1), trained, untrained)
+    assert points[0].offered
+
+
+def test_a_dominated_width_names_the_one_that_beats_it():
+    points = curve_of({0.25: 0.5, 0.5: 0.8, 0.75: 0.4, 1.0: 0.9})
+    assert offered(points) == {0.25: "", 0.5: "", 0.75: WORSE.format("0.25"), 1.0: ""}
+
+
+WORSE = "significantly worse than width {}"
 
 
 # --- the whole round ----------------------------------------------------------------------------
@@ -254,6 +483,18 @@ def test_a_round_is_aggregated_measured_and_scored(bench, updates):
         np.testing.assert_array_equal(state[name], whole[name])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_scores_a_round(bench, updates, method):
+    result = score_round(bench, job_for(bench, updates, method, coalitions=16))
+    scores = {one.device: one.score for one in result.contributions}
+    assert np.isfinite(list(scores.values())).all()
+    if method not in {"data-size", "participation"}:
+        assert scores["rider"] == 0.0
+        assert min(scores[f"honest-{number}"] for number in range(2)) > 0
+    if METHODS[method].needs_validation:
+        assert all(len(one.blocks) == 8 for one in result.contributions)
+
+
 def test_the_same_round_gives_the_same_result(bench, updates):
     first, second = (score_round(bench, job_for(bench, updates)) for _ in range(2))
     assert (first.digest, first.contributions, first.curve) == (
@@ -281,3 +522,82 @@ def test_an_aggregate_that_is_not_finite_is_an_error_and_no_model(bench):
     broken = {**BASE, "head.bias": np.array([np.inf, 0.0], "f4")}
     with pytest.raises(ValueError, match="aggregate of round 1 is not finite in 'head.bias'"):
         score_round(bench, job_for(bench, [DeviceUpdate("d", 1.0, broken)]))
+
+
+def test_widths_that_no_device_trained_are_not_offered(bench, updates):
+    narrow = [one for one in updates if one.width < 1]
+    job = job_for(bench, narrow)
+    points = score_round(bench, job).curve
+    assert next(p for p in points if p.width == 1.0).why.startswith("trained by 0 devices")
+    again = score_round(bench, replace(job, absent_widths=(1.0,)))
+    assert not next(p for p in again.curve if p.width == 1.0).why.startswith("trained by")
+
+
+# --- what could be foreseen ---------------------------------------------------------------------
+
+
+def test_who_sends_back_the_last_change_is_credited_next_to_nothing(bench, updates):
+    first = job_for(bench, [one for one in updates if one.device.startswith("honest")])
+    blobs = BlobFolder(bench.blobs, owner=False)
+    second_base = score_round(bench, first).digest
+    now, before = (decode_state(blobs.get(name)) for name in (second_base, first.base))
+    replayed = {
+        name: array + (array - before[name]) if name in MODEL.spec.parameters else array
+        for name, array in now.items()
+    }
+    trained, _ = train(MODEL, now, 1.0, motion(10), RULE, np.random.default_rng(5))
+    job = replace(
+        job_for(
+            bench,
+            [
+                DeviceUpdate("honest", 1.0, trained),
+                DeviceUpdate("replay", 1.0, replayed),
+                DeviceUpdate("rider", 1.0, now),
+            ],
+        ),
+        round=2,
+        base=second_base,
+        best=second_base,
+    )
+    paid = {one.device: one for one in score_round(bench, job).contributions}
+    known = replace(job, known=(first.base,))
+    result = score_round(bench, known)
+    credited = {one.device: one for one in result.contributions}
+    assert credited["replay"].known > 0.99
+    assert abs(credited["replay"].score) < 0.01 * abs(paid["replay"].score)
+    assert (credited["rider"].score, credited["rider"].known) == (0.0, 0.0)
+    assert 0 <= credited["honest"].known < 0.9
+    assert sum(one.score for one in result.contributions) == pytest.approx(
+        result.value_after - result.value_before
+    )
+    assert result.digest == score_round(bench, job).digest, "the aggregate is as it was"
+
+
+# --- assessment ---------------------------------------------------------------------------------
+
+
+def test_each_update_is_measured_by_itself_at_its_own_width(bench, updates):
+    files = job_for(bench, updates).updates
+    found = {one.device: one for one in assess(bench, AssessJob(1, files)).scores}
+    assert set(found) == {update.device for update in updates}
+    for update, file in zip(updates, files, strict=True):
+        one = found[update.device]
+        assert (one.width, one.update) == (update.width, file.digest)
+        assert one.low <= one.score <= one.high
+    full = next(update for update in updates if update.device == "honest-0")
+    said = outputs_per_width(MODEL, full.state, (1.0,), VALIDATION)[1.0]
+    expected = MODEL.task.sample_scores(said, VALIDATION.samples.y).mean()
+    assert found["honest-0"].score == pytest.approx(expected)
+    assert found["honest-0"].score > found["rider"].score
+
+
+def test_a_model_without_a_finite_score_is_left_out(bench, updates, monkeypatch):
+    files = job_for(bench, updates[:2]).updates
+    scored = iter([np.full(len(VALIDATION.samples), np.nan), np.ones(len(VALIDATION.samples))])
+    monkeypatch.setattr(type(MODEL.task), "sample_scores", lambda *_: next(scored))
+    assert [one.device for one in assess(bench, AssessJob(1, files)).scores] == ["honest-1"]
+
+
+def test_an_assessment_without_data_is_refused(bench):
+    with pytest.raises(ValueError, match="alone_steps = 0"):
+        assess(replace(bench, validation=None), AssessJob(1, ()))
