@@ -10,6 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from coordinator.contribution.ledger import Total
+from coordinator.rewards import Claim, allocate
+from coordinator.settings import Rewards
+from journal.events import CurvePoint
 from slimfleet import watch
 from slimmable.models.spec_builder import SpecBuilder
 from slimmable.spec import ConcatTerm, ProductTerm, WidthSpec
@@ -108,12 +112,60 @@ def _narrowest(spec: WidthSpec, name: str) -> np.ndarray:
     return found
 
 
+def reward_rule() -> Figure:
+    """Return the allocation of one made-up fleet: what widths score, what devices are worth."""
+    ladder = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+    scored = (0.55, 0.63, 0.68, 0.72, 0.77, 0.80, 0.82, 0.835, 0.845, 0.85)
+    curve = [
+        CurvePoint(width=w, score=s, low=s, high=s, offered=True, fitted=s)
+        for w, s in zip(ladder, scored, strict=True)
+    ]
+    alone = {"A": 0.76, "B": 0.71, "C": 0.70, "D": 0.62, "rider": 0.60}
+    worth = {"A": 1.5, "B": 1.2, "C": 1.15, "D": 0.9, "rider": 0.0}
+    claims = [Claim(name, Total(worth[name]), alone[name]) for name in worth]
+    rewards = {
+        one.device: one for one in allocate(claims, curve, Rewards(ladder=ladder), 0.1).rewards
+    }
+    figure, (left, right) = plt.subplots(
+        1, 2, sharey=True, figsize=(9.5, 4.2), layout="constrained", width_ratios=(3, 2)
+    )
+    left.step(ladder, scored, where="post", color="#999999", linewidth=1)
+    left.plot(ladder, scored, "o", color="#0b3c5d", markersize=5)
+    left.set_xlabel("width")
+    left.set_ylabel("score")
+    left.set_title("what each width scores", loc="left", fontsize=10)
+    for place, (name, reward) in enumerate(rewards.items()):
+        right.plot([place], [alone[name]], "o", color="#D55E00", markersize=6)
+        if not reward.width:
+            right.text(place, alone[name] + 0.012, "no release", ha="center", fontsize=9)
+            continue
+        right.annotate(
+            "",
+            (place, reward.score),
+            (place, alone[name]),
+            arrowprops={"arrowstyle": "->", "color": "#0b3c5d"},
+        )
+        right.text(place, reward.score + 0.008, f"width {reward.width:g}", ha="center", fontsize=9)
+        left.axhline(reward.score, color="#85c1e9", linewidth=0.8, zorder=0)
+    right.set_xticks(range(len(rewards)), list(rewards))
+    right.set_title("alone (dot) and rewarded (arrow): equal gains", loc="left", fontsize=10)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    right.set_xlim(-0.6, len(rewards) - 0.4)
+    right.set_ylim(0.5, 0.89)
+    return figure
+
+
 def main() -> None:
     """Write all pictures."""
     mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "slimfleet"
     IMAGES.mkdir(exist_ok=True)
     # Without the date, the same data gives the same file.
     watch_waveforms().savefig(IMAGES / "watch-waveforms.png", dpi=110, metadata={"Software": None})
+    reward_rule().savefig(
+        IMAGES / "reward-rule.svg", metadata={"Date": None, "Creator": None}
+    )
     kept_entries().savefig(IMAGES / "kept-entries.png", dpi=110, metadata={"Software": None})
 
 
