@@ -4,7 +4,10 @@ import msgspec
 
 
 class ReferenceHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model says on the server's validation data; see `slimmable.task.Reference`."""
+    """What the model says on the server's validation data; see `slimmable.task.Reference`.
+
+    Both are empty where the server has no such data.
+    """
 
     classes: tuple[int, ...]
     confidence: tuple[int, ...]
@@ -27,7 +30,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         opset, ir_version: of the file.
         input_name, input_shape: without the batch dimension; output_name likewise.
         task, classes: how to decode outputs.
-        score: measured by the server; score_data: on what.
+        score: measured by the server, or as devices report it; score_data: on what.
         reference: histograms on the validation data.
         parity: largest absolute difference to torch.
         payload, encoding: "onnx", "onnx-f32".

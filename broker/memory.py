@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from broker.connection import Connection, ConnectionOwner, Publication
+from broker.filter_tree import FilterTree
 from broker.link import Received, Will
 from broker.outgoing import BULK_WINDOW, CONTROL_WINDOW
 from broker.permissions import Permissions, allows
@@ -34,6 +35,8 @@ class MemoryBroker:
     def __init__(self, permissions: Callable[[str], Permissions] | None = None) -> None:
         self._permissions = permissions
         self._sessions: dict[str, MemoryConnection] = {}
+        self._subscriptions: FilterTree[MemoryConnection] = FilterTree()
+        self._admitted = count()
         self._retained: dict[str, bytes] = {}
         self._cut: set[str] = set()
         self._crashed = False
@@ -97,11 +100,13 @@ class MemoryBroker:
         if (older := self._sessions.get(connection.user)) is not None:
             older.close("another connection with the same client id took the session", will=True)
         self._sessions[connection.user] = connection
+        connection.number = next(self._admitted)
 
     def dismiss(self, connection: "MemoryConnection") -> None:
         """Forget a session that ended."""
         if self._sessions.get(connection.user) is connection:
             del self._sessions[connection.user]
+        self.unsubscribe(connection, tuple(connection.filters))
 
     def acknowledges(self, user: str) -> bool:
         """Return whether the user's publish is acknowledged; false cuts the link."""
@@ -119,15 +124,29 @@ class MemoryBroker:
             self._retained[topic] = payload
         elif retain:
             self._retained.pop(topic, None)
-        for session in list(self._sessions.values()):
-            if allows(tuple(session.filters), topic):
-                self._offer(session, Received(topic, payload, retained=False))
+        listeners = self._subscriptions.subscribers(topic)
+        for session in sorted(listeners, key=lambda session: session.number):
+            self._offer(session, Received(topic, payload, retained=False))
 
-    def replay(self, session: "MemoryConnection", filters: Sequence[str]) -> None:
-        """Deliver the retained messages that match a new subscription."""
-        for topic, payload in list(self._retained.items()):
-            if allows(tuple(filters), topic):
-                self._offer(session, Received(topic, payload, retained=True))
+    def subscribe(self, session: "MemoryConnection", filters: Sequence[str]) -> None:
+        """Add filters and deliver the retained messages that match them."""
+        for filter_ in filters:
+            session.filters[filter_] = None
+            self._subscriptions.add(filter_, session)
+        for topic, payload in self._retained_on(filters):
+            self._offer(session, Received(topic, payload, retained=True))
+
+    def unsubscribe(self, session: "MemoryConnection", filters: Sequence[str]) -> None:
+        """Take filters back."""
+        for filter_ in filters:
+            session.filters.pop(filter_, None)
+            self._subscriptions.remove(filter_, session)
+
+    def _retained_on(self, filters: Sequence[str]) -> list[tuple[str, bytes]]:
+        if any("+" in filter_ or "#" in filter_ for filter_ in filters):
+            return [one for one in self._retained.items() if allows(tuple(filters), one[0])]
+        topics = dict.fromkeys(filters)  # one message each, however often it is asked for
+        return [(topic, self._retained[topic]) for topic in topics if topic in self._retained]
 
     def changed(self, user: str) -> asyncio.Event:
         """Return the event that is set when the user may be let in again."""
@@ -157,6 +176,7 @@ class MemoryConnection(Connection):
         self._will = will
         self._handles = count(1)
         self.user = user
+        self.number = 0
         self.filters: dict[str, None] = {}
 
     def open(self) -> None:
@@ -199,8 +219,7 @@ class MemoryConnection(Connection):
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take filters back."""
-        for filter_ in filters:
-            self.filters.pop(filter_, None)
+        self._broker.unsubscribe(self, filters)
 
     def _enter(self) -> None:
         if self.ended.is_set():
@@ -225,8 +244,7 @@ class MemoryConnection(Connection):
 
     def _subscribed(self, handle: int, filters: Sequence[str]) -> None:
         if not self.ended.is_set():
-            self.filters.update(dict.fromkeys(filters))
-            self._broker.replay(self, filters)
+            self._broker.subscribe(self, filters)
             self.owner.on_subscribed(self, handle, [""] * len(filters))
 
 

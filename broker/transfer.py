@@ -288,7 +288,8 @@ class BlobFetcher:
         fresh = {index: block for index, block in arrived if self._receive(fetch, index, block)}
         # Let go at once: what is still asked for would travel again after a cut.
         await self._let_go(fetch, tuple({index for index, _ in arrived}))
-        if fresh:
+        # A whole blob is handed out at once: nothing is left to resume.
+        if fresh and not fetch.download.complete:
             try:
                 await asyncio.to_thread(self._parts.save, fetch.name, fresh)
             except OSError:

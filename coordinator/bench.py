@@ -15,7 +15,8 @@ class Bench:
 
     Attributes:
         model, options: see `slimmable.model.load_model`.
-        validation: file of the validation samples; reader, reader_options: how to read it.
+        validation: file of the validation samples, None where devices measure; reader,
+            reader_options: how to read it.
         blobs, templates: folders.
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
@@ -24,7 +25,7 @@ class Bench:
 
     model: str
     options: Mapping[str, Any]
-    validation: Path
+    validation: Path | None
     reader: str
     blobs: Path
     templates: Path
@@ -63,6 +64,7 @@ class ScoreJob:
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
+        absent_widths: what devices without an update in this round trained in their last one.
     """
 
     round: int
@@ -73,6 +75,7 @@ class ScoreJob:
     coalitions: int
     known: tuple[str, ...] = ()
     min_trainers: int = 1
+    absent_widths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class AssessJob:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What `score_round` found."""
+    """What `score_round` found; where devices measure, no curve and no values."""
 
     digest: str
     curve: tuple[CurvePoint, ...]
@@ -108,12 +111,19 @@ class AssessResult:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Export widths of one set of weights; ``in_use`` are the weights released before, or ""."""
+    """Export widths of one set of weights.
+
+    Attributes:
+        in_use: the weights released before, or "".
+        reported: where devices measure, width -> score; score_data: in words, where it is from.
+    """
 
     weights: str
     round: int
     widths: tuple[float, ...]
     in_use: str
+    reported: Mapping[float, float] = field(default_factory=dict)
+    score_data: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ def bootstrap(
     sums = np.bincount(inverse, weights=scores)
     counts = np.bincount(inverse).astype(np.float64)
     drawn = rng.integers(len(sums), size=(DRAWS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    # Most often each recording is as long as every other one: then all draws are equally long.
+    equal = counts.min() == counts.max()
+    lengths = counts[0] * len(counts) if equal else counts[drawn].sum(axis=1)
+    means = sums[drawn].sum(axis=1) / lengths
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(float(scores.mean()), float(low), float(high))
 

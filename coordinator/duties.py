@@ -19,8 +19,11 @@ from broker.topics import (
     ServerTopic,
     Topic,
 )
+from coordinator.capacity import deployed_width, granted_width
+from coordinator.entitlement import training_width
 from coordinator.fleet import (
     POST_TRAINING_NOTICE,
+    TRAINING_TIME_NOTICE,
     Campaign,
     Device,
     Phase,
@@ -28,7 +31,7 @@ from coordinator.fleet import (
     confirmed,
 )
 from coordinator.inputs import brief
-from coordinator.rounds import PRESENT, granted_width
+from coordinator.rounds import PRESENT
 from coordinator.settings import Settings
 
 SUMMARY_LIMIT = 90  # lines; with the longest names, so many stay below the control limit
@@ -80,13 +83,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Assess:
+    """Job: measure what each device trained alone in the closed assessment round."""
+
+    round: int
+
+
+@dataclass(frozen=True)
 class Export:
     """Job: export these widths of the current weights."""
 
     widths: tuple[float, ...]
 
 
-Job = Initialise | Score | Export
+Job = Initialise | Score | Assess | Export
 
 
 def job(state: Campaign) -> Job | None:
@@ -96,23 +106,32 @@ def job(state: Campaign) -> Job | None:
             return Initialise()
         case Phase.SCORING:
             assert state.round is not None
-            return Score(state.round.number)
+            number = state.round.number
+            return Assess(number) if state.round.opened.assessment else Score(number)
         case Phase.EXPORTING:
             assert state.settings is not None
-            if state.scored is None:
+            if not state.measured_round:
                 return Export(())  # nobody is given a model that was never trained
-            granted = {granted_width(d, state.settings)[0] for d in state.devices.values()}
-            return Export(tuple(sorted(granted - {0.0})))
+            devices = state.devices.values()
+            due = {deployed_width(state, device, state.settings)[0] for device in devices}
+            return Export(tuple(sorted(due - {0.0})))
     return None
 
 
 def needed_blobs(state: Campaign) -> set[str]:
     """Return the digests in the blob folder that may still be read; all others can go.
 
-    That is the weights in use, those to compare with, the updates of a round that is not scored
+    That is the weights in use, those to compare with, the updates of a round that is not measured
     yet, and the ONNX files that some device shall run or may be sent back to.
     """
-    needed = {state.weights, state.best, state.released_weights, *state.releases, *state.earlier}
+    needed = {
+        state.weights,
+        state.best,
+        state.measured,
+        state.released_weights,
+        *state.releases,
+        *state.earlier,
+    }
     current = state.round
     if current:
         needed.add(current.opened.base)
@@ -127,11 +146,11 @@ def shared(state: Campaign) -> set[Shared]:
     current = state.round
     if current and current.closed is None:
         wanted |= {
-            SharedWeights(current.number, task.task.width, current.opened.base)
-            for task in current.tasks.values()
-            if not task.answered
+            SharedWeights(current.number, width, current.opened.base)
+            for width, devices in current.waiting.items()
+            if devices
         }
-    for device in state.devices.values():
+    for device in state.devices.values() if state.releases else ():
         deployed = device.deployed
         if deployed and deployed.digest and not answered_deployment(device):
             wanted.add(SharedRelease(deployed.digest))
@@ -154,21 +173,33 @@ def publications(
         return {}
     wanted: dict[Topic, m.Message | None] = {
         ServerTopic(ServerTells.STATE): _server_state(state, settings),
-        ServerTopic(ServerTells.SUMMARY): _summary(state, settings),
+        ServerTopic(ServerTells.SUMMARY): summary(state, settings),
     }
-    for device in state.devices.values():
-        wanted[DownTopic(device.device, ServerSays.STANDING)] = _standing(state, device, settings)
-        if device.receipt:
-            wanted[DownTopic(device.device, ServerSays.RECEIPT)] = _receipt(device)
-        task = _task(state, device, settings, shares)
-        wanted[DownTopic(device.device, ServerSays.TASK)] = task
-        order = _order(state, device, settings, shares, sign)
-        if order:
-            wanted[DownTopic(device.device, ServerSays.DEPLOYMENT)] = order
+    for device in state.devices:
+        wanted |= device_publications(state, device, shares, sign)
     for operator, acted in state.last_commands.items():
         wanted[ResultTopic(operator)] = m.CommandResult(
             command_id=acted.command_id, done=acted.done, detail=acted.detail
         )
+    return wanted
+
+
+def device_publications(
+    state: Campaign, name: str, shares: Mapping[Shared, Share], sign: Sign
+) -> dict[Topic, m.Message | None]:
+    """Return what of `publications` is for one device."""
+    device, settings = state.devices.get(name), state.settings
+    if device is None or settings is None:
+        return {}
+    wanted: dict[Topic, m.Message | None] = {
+        DownTopic(name, ServerSays.STANDING): _standing(state, device, settings)
+    }
+    if device.receipt:
+        wanted[DownTopic(name, ServerSays.RECEIPT)] = _receipt(device)
+    wanted[DownTopic(name, ServerSays.TASK)] = _task(state, device, settings, shares)
+    order = _order(state, device, settings, shares, sign)
+    if order:
+        wanted[DownTopic(name, ServerSays.DEPLOYMENT)] = order
     return wanted
 
 
@@ -182,31 +213,51 @@ def _server_state(state: Campaign, settings: Settings) -> m.ServerState:
         batch_size=settings.training.batch_size,
         heartbeat_s=settings.presence.heartbeat_s,
         block_size=settings.block_size,
-        notice=POST_TRAINING_NOTICE,
+        notice=TRAINING_TIME_NOTICE
+        if settings.rewards.mode == "training-time"
+        else POST_TRAINING_NOTICE,
     )
 
 
-def _summary(state: Campaign, settings: Settings) -> m.Summary:
+def summary(state: Campaign, settings: Settings) -> m.Summary:
+    """Return how the whole fleet is doing."""
     devices = sorted(state.devices.values(), key=lambda device: device.device)
     return m.Summary(
         phase=state.phase,
         detail=brief(phase_detail(state)),
-        round=state.round.number if state.round else 0,
+        round=round_of_budget(state),
         rounds=settings.rounds.budget,
-        score=state.scored.curve[-1].score if state.scored else None,
+        score=state.scored.curve[-1].score if state.scored and state.scored.curve else None,
         online=sum(device.link in PRESENT for device in devices),
         devices=tuple(
             m.DeviceSummary(
                 device=device.device,
                 link=device.link,
                 participation=participation(device)[0],
-                training_width=device.width,
+                training_width=training_width(state, device, settings)[0],
                 running_width=device.report.width if device.report else 0.0,
             )
             for device in devices[:SUMMARY_LIMIT]
         ),
         more=max(0, len(devices) - SUMMARY_LIMIT),
     )
+
+
+def round_of_budget(state: Campaign) -> int:
+    """Return which of the planned rounds this is; an assessment and a missed round are none.
+
+    A repeated round keeps its place here, while its number, by which journal and devices know it,
+    goes on.
+    """
+    current = state.round
+    counts = current is not None and not (current.scored or current.opened.assessment)
+    return state.trained_rounds + counts
+
+
+def _round_name(state: Campaign) -> str:
+    assert state.round is not None
+    place, number = round_of_budget(state), state.round.number
+    return f"round {place}" if place == number else f"round {place} (number {number})"
 
 
 def phase_detail(state: Campaign) -> str:
@@ -218,10 +269,15 @@ def phase_detail(state: Campaign) -> str:
             heard = sum(d.participation is not waiting for d in state.devices.values())
             return f"{heard} of {state.settings.rounds.min_devices} devices said what they can do"
         case Phase.TRAINING if current:
-            done = sum(task.answered for task in current.tasks.values())
-            return f"round {current.number}: {done} of {len(current.tasks)} devices answered"
+            done = len(current.tasks) - sum(current.waiting.values())
+            answered = f"{done} of {len(current.tasks)} devices answered"
+            if current.opened.assessment:
+                return f"assessment: each device trains alone: {answered}"
+            return f"{_round_name(state)}: {answered}"
+        case Phase.SCORING if current and current.opened.assessment:
+            return "assessment: measuring what each device trained alone"
         case Phase.SCORING if current:
-            return f"round {current.number}: measuring the aggregate and contributions"
+            return f"{_round_name(state)}: measuring the aggregate and contributions"
         case Phase.EXPORTING:
             return f"exporting ONNX files ({state.stopped})"
         case Phase.DELIVERING:
@@ -245,19 +301,20 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
     entitled, entitled_reason = granted_width(device, settings)
     if state.allocation is None and not entitled:
         entitled_reason = "rewards are allocated when training is over"
+    trains, training_reason = training_width(state, device, settings)
     deployed = device.deployed
     running = device.report.width if device.report else 0.0
     return m.Standing(
         participation=takes_part,
         reason=brief(reason),
-        training_width=device.width,
+        training_width=trains,
         entitled_width=entitled,
         deployed_width=deployed.width if deployed else 0.0,
         running_width=running,
         width_reasons={
-            "training": brief(device.reason),
+            "training": brief(training_reason),
             "entitled": brief(entitled_reason),
-            "deployed": brief(deployed.reason) if deployed else "nothing was deployed yet",
+            "deployed": brief(deployed.reason) if deployed else _not_deployed(state, device),
             "running": "confirmed by the device" if confirmed(device) else "not confirmed",
         },
         rounds_taken=device.rounds_taken,
@@ -267,6 +324,14 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         method=settings.contributions.method,
         confirmed=device.report.running if device.report and confirmed(device) else "",
     )
+
+
+def _not_deployed(state: Campaign, device: Device) -> str:
+    """Return why a device has nothing, where it could have something but for its capacity."""
+    assert state.settings is not None
+    width, why = deployed_width(state, device, state.settings)
+    entitled = granted_width(device, state.settings)[0]
+    return brief(why) if entitled and not width else "nothing was deployed yet"
 
 
 def _receipt(device: Device) -> m.Receipt:
@@ -304,6 +369,7 @@ def _task(
         training=current.opened.training,
         budget_s=current.opened.budget_s,
         seed=mine.task.seed,
+        evaluate=settings.contributions.evaluator == "devices",
     )
 
 

@@ -4,9 +4,10 @@ Nothing here decides. A replay of the journal through `evolve` gives the state o
 server stopped, and `coordinator.rounds` goes on from there.
 """
 
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,14 +24,26 @@ from broker.messages import (
 )
 from coordinator.contribution.ledger import Ledger
 from coordinator.presence import Lease
+from coordinator.reported_curve import Reports
 from coordinator.settings import Settings
 from journal import events as e
 from journal.events import LinkState
+
+T = TypeVar("T")
 
 POST_TRAINING_NOTICE = (
     "rewards.mode = post-training: while training, each device holds the weights of its training"
     " width, whatever width it earns in the end"
 )
+
+
+TRAINING_TIME_NOTICE = (
+    "rewards.mode = training-time: in no round a device holds more than the weights of the width"
+    " that it is entitled to by then; what it held in an earlier round stays with it"
+)
+
+# `Report.code` where the device was short of memory or time. It goes on trying by itself.
+RESOURCE_CODES = frozenset({"try-again:killed", "try-again:timeout"})
 
 
 class Phase(StrEnum):
@@ -63,7 +76,11 @@ class Device:
     """What is known about one device.
 
     Attributes:
+        forecasts: how long a round takes it at each training width up to its own.
+        trained_width: of the last update that was aggregated.
         accepted: round -> blob of the update that was accepted.
+        failed_width: narrowest width that it had no room or time to install; 0 = none failed.
+        steps_down: whether that was since rewards were last allocated.
     """
 
     device: str
@@ -78,6 +95,8 @@ class Device:
     suspended: str = ""
     width: float = 0.0
     predicted_s: float = 0.0
+    forecasts: tuple[e.RoundForecast, ...] = ()
+    trained_width: float = 0.0
     observed_s: tuple[float, ...] = ()
     rounds_taken: int = 0
     rounds_missed: int = 0
@@ -88,6 +107,8 @@ class Device:
     counter: int = 0
     deployed: e.DeploymentIssued | None = None
     report: Report | None = None
+    failed_width: float = 0.0
+    steps_down: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,12 +128,18 @@ class TaskState:
 
 @dataclass(frozen=True)
 class Round:
-    """The current round, open or closed."""
+    """The current round, open or closed.
+
+    Attributes:
+        waiting: width -> how many devices that train it have not answered; counted with every
+            event, because asking all tasks after each message would cost their square.
+    """
 
     number: int
     opened_at: float
     opened: e.RoundOpened
     tasks: dict[str, TaskState]
+    waiting: dict[float, int]
     closed: e.RoundClosed | None = None
     scored: bool = False
 
@@ -128,10 +155,19 @@ class Campaign:
 
     Attributes:
         started_at: when the server last started.
+        trained_rounds: how many were aggregated; the budget counts these.
+        release_round: ``trained_rounds`` at the last release.
+        inference_bytes: reward width -> least memory that running it takes.
+        assessed: whether the assessment round is over.
         alone: what each device's own model scored, where it was measured.
-        entitled: widest training width of each device, where training-time rewards hold it down.
+        entitled: widest training width of each device, where training-time rewards hold it down;
+            revision: the last event that said so.
         earlier: digests of the weights before ``weights``, the latest first, as many as
             contributions.novelty looks back on.
+        measured: digest of the newest weights with a measured score, which are those that are
+            released; measured_round: whose they are.
+        reports: where devices measure: digest of the weights measured last, of the best and of
+            those released -> what devices reported on them; untrained_reports: on the initial ones.
     """
 
     settings: Settings | None = None
@@ -142,6 +178,7 @@ class Campaign:
     since: float = 0.0
     weights: str = ""
     weights_round: int = 0
+    trained_rounds: int = 0
     untrained: float = 0.0
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
@@ -158,9 +195,16 @@ class Campaign:
     withheld: str = ""
     work_failures: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    inference_bytes: dict[float, int] = field(default_factory=dict)
+    assessed: bool = False
     alone: dict[str, e.AloneScore] = field(default_factory=dict)
     entitled: dict[str, float] = field(default_factory=dict)
+    revision: e.EntitlementsRevised | None = None
     earlier: tuple[str, ...] = ()
+    measured: str = ""
+    measured_round: int = 0
+    reports: dict[str, Reports] = field(default_factory=dict)
+    untrained_reports: Reports = field(default_factory=dict)
     commands: dict[tuple[str, str], e.OperatorActed] = field(default_factory=dict)
     last_commands: dict[str, e.OperatorActed] = field(default_factory=dict)
 
@@ -172,6 +216,23 @@ class Campaign:
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""
         return {d.device: Lease(d.session, state=d.link) for d in self.devices.values()}
+
+
+def replace(known: T, **changes: Any) -> T:
+    """Do as `dataclasses.replace` does, for a dataclass without slots or checks of its own.
+
+    A campaign has some forty fields and every message of every device changes one or two: setting
+    all of them anew, one by one, would be the larger part of the coordinator's work.
+
+    Raises:
+        TypeError: there is no such field.
+    """
+    fields = vars(known)
+    if not changes.keys() <= fields.keys():
+        raise TypeError(f"{type(known).__name__} lacks a field among {sorted(changes)}")
+    other = object.__new__(type(known))
+    vars(other).update(fields, **changes)
+    return other
 
 
 def evolve(state: Campaign, event: e.AnyEvent, at: float) -> Campaign:
@@ -189,8 +250,13 @@ def _task(state: Campaign, device: str, **changes: Any) -> Campaign:
     current = state.round
     if current is None or device not in current.tasks:
         return state
-    task = replace(current.tasks[device], **changes)
-    return replace(state, round=replace(current, tasks={**current.tasks, device: task}))
+    known = current.tasks[device]
+    task = replace(known, **changes)
+    waiting = current.waiting
+    if task.answered and not known.answered:
+        waiting = {**waiting, task.task.width: waiting[task.task.width] - 1}
+    tasks = {**current.tasks, device: task}
+    return replace(state, round=replace(current, tasks=tasks, waiting=waiting))
 
 
 def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> Campaign:
@@ -202,6 +268,7 @@ def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> C
         phase=Phase.INITIALISING,
         since=at,
         ledger=Ledger(settings.contributions.decay),
+        inference_bytes={one.width: one.inference_bytes for one in event.memory},
     )
 
 
@@ -239,7 +306,13 @@ def _presence(state: Campaign, event: e.PresenceChanged, at: float) -> Campaign:
 
 
 def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
-    return _device(state, event.device, profile=event.profile, can_train=event.profile.can_train)
+    return _device(
+        state,
+        event.device,
+        profile=event.profile,
+        can_train=event.profile.can_train,
+        failed_width=0.0,  # measured anew: it may have room now
+    )
 
 
 def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
@@ -252,14 +325,16 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
         participation=event.participation,
         reason=event.reason,
         predicted_s=event.predicted_s,
+        forecasts=event.forecasts,
     )
 
 
 def _round_opened(state: Campaign, event: e.RoundOpened, at: float) -> Campaign:
     tasks = {task.device: TaskState(task) for task in event.tasks}
+    waiting = Counter(task.width for task in event.tasks)
     return replace(
         state,
-        round=Round(event.round, at, event, tasks),
+        round=Round(event.round, at, event, tasks, waiting),
         phase=Phase.TRAINING,
         since=at,
         ledger=state.ledger.with_devices(sorted(tasks)),
@@ -303,9 +378,14 @@ def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
 def _round_closed(state: Campaign, event: e.RoundClosed, at: float) -> Campaign:
     current = state.round
     assert current is not None
-    for device in event.aggregated:
-        known = state.devices[device]
-        state = _device(state, device, rounds_taken=known.rounds_taken + 1)
+    # What is only assessed enters no model: it is no round taken.
+    for device in () if current.opened.assessment else event.aggregated:
+        state = _device(
+            state,
+            device,
+            rounds_taken=state.devices[device].rounds_taken + 1,
+            trained_width=current.tasks[device].task.width,
+        )
     missed = not event.aggregated
     return replace(
         state,
@@ -326,7 +406,8 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         weights=event.digest,
         earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
         weights_round=event.round,
-        best=event.digest if event.better else state.best,
+        trained_rounds=state.trained_rounds + 1,
+        **_measured(state, current, event),
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
         ledger=state.ledger.entered(event.round, event.contributions),
@@ -336,12 +417,42 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
     )
 
 
+def reports_of(current: Round) -> Reports:
+    """Return what devices reported, with their updates, on the weights that a round began with."""
+    updates = {device: task.update for device, task in current.tasks.items() if task.update}
+    return {device: one.evaluations for device, one in updates.items() if one.evaluations}
+
+
+def _measured(state: Campaign, current: Round, event: e.RoundScored) -> dict[str, Any]:
+    """Return what changes about the weights that were measured."""
+    assert state.settings is not None
+    if state.settings.contributions.evaluator == "server":
+        best = event.digest if event.better else state.best
+        return {"measured": event.digest, "measured_round": event.round, "best": best}
+    reports, base = reports_of(current), current.opened.base
+    if not reports:
+        return {}  # what was measured before is still the newest
+    best = base if event.better else state.best
+    others = {best, state.released_weights}
+    kept = {name: found for name, found in state.reports.items() if name in others}
+    changes: dict[str, Any] = {
+        "measured": base,
+        "measured_round": state.weights_round,
+        "best": best,
+        "reports": {**kept, base: reports},
+    }
+    if state.weights_round == 0:
+        changes |= {"untrained": event.curve[-1].score, "untrained_reports": reports}
+    return changes
+
+
 def _alone_measured(state: Campaign, event: e.AloneMeasured, at: float) -> Campaign:
     current = state.round
     assert current is not None
     return replace(
         state,
         round=replace(current, scored=True),
+        assessed=True,
         alone={**state.alone, **{score.device: score for score in event.scores}},
         phase=Phase.GATHERING,
         since=at,
@@ -350,7 +461,7 @@ def _alone_measured(state: Campaign, event: e.AloneMeasured, at: float) -> Campa
 
 
 def _entitlements(state: Campaign, event: e.EntitlementsRevised, at: float) -> Campaign:
-    return replace(state, entitled={**state.entitled, **event.widths})
+    return replace(state, entitled={**state.entitled, **event.widths}, revision=event)
 
 
 def _stopped(state: Campaign, event: e.TrainingStopped, at: float) -> Campaign:
@@ -364,6 +475,8 @@ def _release_due(state: Campaign, event: e.ReleaseDue, at: float) -> Campaign:
 def _allocated(state: Campaign, event: e.RewardsAllocated, at: float) -> Campaign:
     for reward in event.rewards:
         state = _device(state, reward.device, reward=reward)
+    for device in [device for device in state.devices.values() if device.steps_down]:
+        state = _device(state, device.device, steps_down=False)
     return replace(state, allocation=event, phase=Phase.EXPORTING, since=at)
 
 
@@ -373,7 +486,7 @@ def _released(state: Campaign, event: e.ReleaseBuilt, at: float) -> Campaign:
         state,
         releases={**state.releases, digest: (event.release, event.blob)},
         release_version=max(state.release_version, event.release.version),
-        released_weights=state.weights,
+        released_weights=state.measured,
         withheld="",
         work_failures=0,
     )
@@ -391,7 +504,7 @@ def _deployed(state: Campaign, event: e.DeploymentIssued, at: float) -> Campaign
 def _after_export(state: Campaign, at: float) -> Campaign:
     """Go on training, or wait for confirmations where training is over."""
     phase = Phase.DELIVERING if state.stopped else Phase.GATHERING
-    return replace(state, phase=phase, since=at, release_round=state.weights_round)
+    return replace(state, phase=phase, since=at, release_round=state.trained_rounds)
 
 
 def _reported(state: Campaign, event: e.InstallReported, at: float) -> Campaign:
@@ -403,7 +516,22 @@ def _reported(state: Campaign, event: e.InstallReported, at: float) -> Campaign:
         and event.report.counter != known.deployed.counter
     ):
         return state  # some other document was refused; what runs has not changed
-    return _device(state, event.device, report=event.report)
+    state = _device(state, event.device, report=event.report)
+    if known and known.deployed and lacks_resources(event.report, known.deployed):
+        width = known.deployed.width
+        narrowest = min(width, known.failed_width or width)
+        state = _device(state, event.device, failed_width=narrowest, steps_down=True)
+    return state
+
+
+def lacks_resources(report: Report, deployed: e.DeploymentIssued) -> bool:
+    """Return whether a device had no memory or no time for what it was sent."""
+    return (
+        report.counter == deployed.counter
+        and bool(deployed.digest)
+        and report.state in (InstallState.REFUSED, InstallState.FAILED)
+        and report.code in RESOURCE_CODES
+    )
 
 
 def _operator(state: Campaign, event: e.OperatorActed, at: float) -> Campaign:

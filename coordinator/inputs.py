@@ -18,7 +18,7 @@ from broker.messages import (
     Update,
 )
 from coordinator.settings import Settings
-from journal.events import Contribution, CurvePoint, LinkState
+from journal.events import AloneScore, Contribution, CurvePoint, LinkState, WidthMemory
 
 SENTENCE_LIMIT = 300  # characters; six such sentences stay below the control limit
 M = TypeVar("M", bound=msgspec.Struct)
@@ -63,11 +63,12 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Started:
-    """The coordinator process started (again)."""
+    """The coordinator process started (again); ``memory`` is for each reward width."""
 
     settings: Settings
     spec_hash: str
     software: str
+    memory: tuple[WidthMemory, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,11 @@ class Initialised:
 
 @dataclass(frozen=True)
 class Scored:
-    """The worker aggregated and measured a round."""
+    """The worker aggregated and measured a round.
+
+    Attributes:
+        measured: see `journal.events.RoundScored`.
+    """
 
     round: int
     digest: str
@@ -180,6 +185,16 @@ class Scored:
     coalitions: int
     seconds: float
     better: bool
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """The worker measured what each device trained alone."""
+
+    round: int
+    scores: tuple[AloneScore, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,7 @@ Input = (
     | MessageForged
     | Initialised
     | Scored
+    | Assessed
     | Exported
     | BlobPublished
     | JobFailed

@@ -14,7 +14,15 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob
+from coordinator.bench import (
+    AssessJob,
+    AssessResult,
+    Bench,
+    ExportJob,
+    ExportResult,
+    RoundResult,
+    ScoreJob,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,9 @@ class JobRunner(Protocol):
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
         """See `coordinator.work.score_round`."""
+
+    async def assess(self, bench: Bench, job: AssessJob) -> AssessResult:
+        """See `coordinator.work.assess`."""
 
     async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
         """See `coordinator.work.export_widths`."""
@@ -66,6 +77,11 @@ class ProcessJobs:
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
         """Run `coordinator.work.score_round` in the rounds process."""
         result: RoundResult = await self._run("rounds", "score_round", bench, job)
+        return result
+
+    async def assess(self, bench: Bench, job: AssessJob) -> AssessResult:
+        """Run `coordinator.work.assess` in the rounds process."""
+        result: AssessResult = await self._run("rounds", "assess", bench, job)
         return result
 
     async def export(self, bench: Bench, job: ExportJob) -> ExportResult:

@@ -90,10 +90,16 @@ class Leases:
         since = now - self._settings.grace_s if goodbye else now
         self._leases[device] = replace(lease, session=session, doubted_at=since, doubt=cause)
 
-    def transitions(self, now: float) -> list[Transition]:
-        """Return what changed by ``now`` and remember that it was told."""
+    def transitions(self, now: float, only: str = "") -> list[Transition]:
+        """Return what changed by ``now`` and remember that it was told.
+
+        Args:
+            now: server time.
+            only: this device's lease; without it, everybody's.
+        """
         changed = []
-        for device, lease in sorted(self._leases.items()):
+        leases = [(only, self._leases[only])] if only else sorted(self._leases.items())
+        for device, lease in leases:
             state, cause = self._judge(lease, now)
             if state is not lease.state:
                 self._leases[device] = replace(lease, state=state)

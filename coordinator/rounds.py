@@ -6,6 +6,7 @@ nothing more follows. What must be *done* is derived from the state in `coordina
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,12 +20,18 @@ from broker.messages import (
     Participation,
     Stage,
     Update,
+    WidthEvaluation,
 )
 from broker.topics import BLOB
 from coordinator import inputs as i
-from coordinator.fleet import Campaign, Device, Phase, answered_deployment, evolve
+from coordinator.capacity import deployed_width
+from coordinator.claims import Claim
+from coordinator.entitlement import entitlements, forecast, training_width
+from coordinator.fleet import Campaign, Device, Phase, answered_deployment, confirmed, evolve
 from coordinator.inputs import brief, is_finite, recordable
-from coordinator.rewards import allocate
+from coordinator.reported_curve import NOT_MEASURED, sound_evaluations
+from coordinator.reported_round import with_reports, worse_than_in_use
+from coordinator.rewards import Allocation, allocate
 from coordinator.settings import Settings
 from coordinator.width_policy import choose_width
 from journal import events as e
@@ -39,6 +46,11 @@ PRESENT = (LinkState.ONLINE, LinkState.LATE)
 
 def decide(state: Campaign, given: i.Input, now: float) -> list[e.AnyEvent]:
     """Return every event that follows from ``given`` at server time ``now``, in order."""
+    return advance(state, given, now)[0]
+
+
+def advance(state: Campaign, given: i.Input, now: float) -> tuple[list[e.AnyEvent], Campaign]:
+    """Return what `decide` does, and the state after these events."""
     events = _REACTIONS[type(given)](state, given, now)
     for event in events:
         state = evolve(state, event, now)
@@ -46,7 +58,7 @@ def decide(state: Campaign, given: i.Input, now: float) -> list[e.AnyEvent]:
         events = [*events, *following]
         for event in following:
             state = evolve(state, event, now)
-    return events
+    return events, state
 
 
 def admit(
@@ -106,6 +118,7 @@ def _started(state: Campaign, given: i.Started, now: float) -> list[e.AnyEvent]:
                 seed=settings.seed,
                 software=given.software,
                 settings=msgspec.to_builtins(settings),
+                memory=given.memory,
             )
         )
     return events
@@ -147,6 +160,7 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
             reason=choice.reason,
             predicted_s=choice.predicted_s,
             predicted_bytes=choice.predicted_bytes,
+            forecasts=choice.forecasts,
         ),
     ]
 
@@ -208,7 +222,8 @@ def _fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyE
     assert current is not None
     if current.tasks[given.device].update is not None:
         return []
-    return [
+    evaluations, refused = _evaluations(state, update)
+    events: list[e.AnyEvent] = [
         e.UpdateAccepted(
             round=update.round,
             device=given.device,
@@ -222,8 +237,22 @@ def _fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyE
             download_s=update.download_s,
             train_s=update.train_s,
             round_s=now - current.opened_at,
+            evaluations=evaluations,
         )
     ]
+    if refused:
+        events.append(
+            e.MessageRefused(sender=given.device, channel="update", reason=brief(refused))
+        )
+    return events
+
+
+def _evaluations(state: Campaign, update: Update) -> tuple[tuple[WidthEvaluation, ...], str]:
+    """Return what counts of a device's evaluations, and why the others do not."""
+    settings = _settings(state)
+    if settings.contributions.evaluator == "server":
+        return (), ""
+    return sound_evaluations(update.evaluations, settings.widths, update.width)
 
 
 def _refuse(
@@ -310,6 +339,8 @@ def _initialised(state: Campaign, given: i.Initialised, now: float) -> list[e.An
 def _scored(state: Campaign, given: i.Scored, now: float) -> list[e.AnyEvent]:
     if state.phase is not Phase.SCORING or not state.round or given.round != state.round.number:
         return []
+    if _settings(state).contributions.evaluator == "devices":
+        given = with_reports(state, given)
     measured = (given.curve, given.contributions, given.value_before, given.value_after)
     if not is_finite(measured):
         broken = i.JobFailed("score", "the aggregate gives NaN or infinity")
@@ -326,17 +357,24 @@ def _scored(state: Campaign, given: i.Scored, now: float) -> list[e.AnyEvent]:
             coalitions=given.coalitions,
             seconds=given.seconds,
             better=given.better,
+            measured=given.measured,
         )
     ]
+
+
+def _assessed(state: Campaign, given: i.Assessed, now: float) -> list[e.AnyEvent]:
+    if state.phase is not Phase.SCORING or not state.round or given.round != state.round.number:
+        return []
+    return [e.AloneMeasured(round=given.round, scores=given.scores, seconds=given.seconds)]
 
 
 def _exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent]:
     if state.phase is not Phase.EXPORTING:
         return []
     settings = _settings(state)
-    if given.worse:
+    if worse := given.worse or worse_than_in_use(state):
         return [
-            e.ReleaseWithheld(round=state.weights_round, reason=given.worse),
+            e.ReleaseWithheld(round=state.weights_round, reason=worse),
             *_lowered(state, settings, now),
         ]
     events: list[e.AnyEvent] = [
@@ -344,18 +382,25 @@ def _exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent
     ]
     digest_of = {r.manifest.width: r.manifest.digest for r, _ in given.releases}
     for device in sorted(state.devices.values(), key=lambda device: device.device):
-        width, reason = granted_width(device, settings)
+        width, reason = deployed_width(state, device, settings)
         if width in digest_of:  # not where the device came while the files were made
-            events.append(_deployment(device, digest_of[width], width, reason, settings, now))
+            if not _stands(device, digest_of[width]):
+                events.append(_deployment(device, digest_of[width], width, reason, settings, now))
         elif width:
             continue
         elif device.deployed and device.deployed.digest:
             events.append(_deployment(device, "", 0.0, reason, settings, now))
     if not any(isinstance(event, e.DeploymentIssued) for event in events):
-        events.append(
-            e.ReleaseWithheld(round=state.weights_round, reason="no device earned a release")
-        )
+        reason = "every device has its file already" if digest_of else "no device earned a release"
+        events.append(e.ReleaseWithheld(round=state.weights_round, reason=reason))
     return events
+
+
+def _stands(device: Device, digest: str) -> bool:
+    """Return whether a device runs this file, or is at it, by the deployment in force."""
+    if device.deployed is None or device.deployed.digest != digest:
+        return False
+    return confirmed(device) or not answered_deployment(device)
 
 
 def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent]:
@@ -369,7 +414,7 @@ def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent
     for device in sorted(state.devices.values(), key=lambda device: device.device):
         if not device.deployed or not device.deployed.digest:
             continue
-        width, reason = granted_width(device, settings)
+        width, reason = deployed_width(state, device, settings)
         narrower = [w for w in digest_of if w <= width]
         if width and not narrower:
             continue  # no file so narrow was made: until the next release it keeps what it has
@@ -379,16 +424,6 @@ def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent
                 _deployment(device, digest_of.get(chosen, ""), chosen, reason, settings, now)
             )
     return events
-
-
-def granted_width(device: Device, settings: Settings) -> tuple[float, str]:
-    """Return the width a device is entitled to and the sentence why; 0 = no release."""
-    if device.reward is not None:
-        return device.reward.width, device.reward.reason
-    if device.participation is Participation.CANNOT and settings.rewards.inference_only_width:
-        width = settings.rewards.inference_only_width
-        return width, f"width {width:g}: granted by the operator to devices that cannot train"
-    return 0.0, "no release: the device was never invited to a round"
 
 
 def _deployment(
@@ -445,6 +480,7 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
     i.MessageForged: _forged,
     i.Initialised: _initialised,
     i.Scored: _scored,
+    i.Assessed: _assessed,
     i.Exported: _exported,
     i.BlobPublished: _blob_published,
     i.JobFailed: _job_failed,
@@ -458,7 +494,7 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
 def _follow_up(state: Campaign, now: float) -> list[e.AnyEvent]:
     match state.phase:
         case Phase.GATHERING:
-            return _stop_or_open(state, now)
+            return _revise(state) or _stop(state) or _open(state, now)
         case Phase.TRAINING:
             return _close(state, now)
         case Phase.ALLOCATING:
@@ -483,72 +519,105 @@ def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
     return invited, reasons
 
 
-def _stop_or_open(state: Campaign, now: float) -> list[e.AnyEvent]:
-    settings = _settings(state)
-    rounds = settings.rounds
-    done = state.weights_round
+def _revise(state: Campaign) -> list[e.AnyEvent]:
+    """Cap the training widths by what every device is entitled to after the last scored round."""
+    settings, scored = _settings(state), state.scored
+    if settings.rewards.mode != "training-time" or scored is None:
+        return []
+    if state.revision and state.revision.round == scored.round:
+        return []
+    allocation = _allocation(state)
+    if allocation is None:
+        return []
+    return [
+        e.EntitlementsRevised(
+            round=scored.round,
+            rule=allocation.rule,
+            note=allocation.note,
+            rewards=allocation.rewards,
+            widths=entitlements(allocation.rewards, settings.widths),
+        )
+    ]
+
+
+def _stop(state: Campaign) -> list[e.AnyEvent]:
+    rounds, done, of = _settings(state).rounds, state.trained_rounds, state.weights_round
     if done >= rounds.budget:
-        return [e.TrainingStopped(round=done, reason=f"budget of {rounds.budget} rounds is used")]
+        return [e.TrainingStopped(round=of, reason=f"budget of {rounds.budget} rounds is used")]
     if done >= rounds.minimum and state.without_gain >= rounds.patience:
-        return [
-            e.TrainingStopped(
-                round=done,
-                reason=f"plateau: no significant improvement in {state.without_gain} rounds",
-            )
-        ]
+        reason = f"plateau: no significant improvement in {state.without_gain} rounds"
+        return [e.TrainingStopped(round=of, reason=reason)]
     if state.failures >= rounds.failures_limit:
-        return [
-            e.TrainingStopped(
-                round=done, reason=f"{state.failures} rounds in a row missed their quorum"
-            )
-        ]
+        reason = f"{state.failures} rounds in a row missed their quorum"
+        return [e.TrainingStopped(round=of, reason=reason)]
     every = rounds.release_every
     if every and done and done % every == 0 and state.release_round < done:
-        return [e.ReleaseDue(round=done, reason=f"a release is due every {every} rounds")]
+        return [e.ReleaseDue(round=of, reason=f"a release is due every {every} rounds")]
+    return []
+
+
+def _open(state: Campaign, now: float) -> list[e.AnyEvent]:
+    settings = _settings(state)
+    rounds = settings.rounds
     if state.failures and now < state.since + rounds.retry_s:
-        return []
-    invited, reasons = eligible(state)
-    if len(invited) < rounds.quorum:
         return []
     if state.round is None and now < state.since + rounds.gather_s:
         # Who cannot train has been heard too: nobody waits for it.
         heard = sum(d.participation is not Participation.WAITING for d in state.devices.values())
         if heard < rounds.min_devices:
             return []
+    invited, reasons = eligible(state)
+    if len(invited) < rounds.quorum:
+        return []
     number = state.round.number + 1 if state.round else 1
+    alone_steps = settings.contributions.alone_steps
+    training, assessment = settings.training_settings(), bool(alone_steps and not state.assessed)
+    if assessment:
+        training = msgspec.structs.replace(training, steps=alone_steps)
+    # Never shorter: transfers take the same time however few steps there are.
+    longer = max(1.0, training.steps / settings.training.steps)
     return [
         e.RoundOpened(
             round=number,
             base=state.weights,
             tasks=tuple(
-                e.RoundTask(
-                    device=device.device,
-                    width=device.width,
-                    predicted_s=device.predicted_s,
-                    seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
-                )
+                _task(state, device, number, position, training.steps, assessment=assessment)
                 for position, device in enumerate(invited)
             ),
             not_invited=reasons,
-            budget_s=rounds.deadline_s,
+            budget_s=rounds.deadline_s * longer,
             quorum=rounds.quorum,
-            training=settings.training_settings(),
+            training=training,
+            assessment=assessment,
         )
     ]
+
+
+def _task(
+    state: Campaign, device: Device, number: int, position: int, steps: int, *, assessment: bool
+) -> e.RoundTask:
+    settings = _settings(state)
+    # The weights that an assessment starts from were never trained: there is nothing to withhold.
+    width = device.width if assessment else training_width(state, device, settings)[0]
+    return e.RoundTask(
+        device=device.device,
+        width=width,
+        predicted_s=forecast(device, width, steps, settings),
+        seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
+    )
 
 
 def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
     current = state.round
     assert current is not None
-    waiting = [name for name, task in current.tasks.items() if not task.answered]
     deadline = current.deadline
     if state.started_at > current.opened_at:
         # What was said while the server was away is retained at the broker: it is read first.
         deadline = max(deadline, state.started_at + _settings(state).presence.grace_s)
-    if waiting and now < deadline:
+    if any(current.waiting.values()) and now < deadline:
         return []
     events: list[e.AnyEvent] = []
-    for name in waiting:
+    for name in [name for name, task in current.tasks.items() if not task.answered]:
         here = state.devices[name].link in PRESENT
         stage = current.tasks[name].stage
         events.append(
@@ -582,20 +651,16 @@ def _close(state: Campaign, now: float) -> list[e.AnyEvent]:
 
 
 def _allocate(state: Campaign) -> list[e.AnyEvent]:
-    settings = _settings(state)
-    scores = {device: total.score for device, total in state.ledger.totals.items()}
     if state.scored is None:
         return [
             e.RewardsAllocated(
                 round=0, rule="none", note="no round was aggregated: nothing to reward", rewards=()
             )
         ]
-    ladder = [p for p in state.scored.curve if p.width in settings.rewards.ladder]
-    if not any(point.offered for point in ladder):
-        # A width of the training grid beats them all; the ladder is still all that may be given.
-        best = max(ladder, key=lambda point: point.score)
-        ladder = [msgspec.structs.replace(best, offered=True)]
-    allocation = allocate(scores, ladder, state.untrained, settings.rewards.cutoff)
+    allocation = _allocation(state)
+    if allocation is None:
+        note = "no device has reported what trained weights score: nothing can be given"
+        return [e.RewardsAllocated(round=state.weights_round, rule="none", note=note, rewards=())]
     return [
         e.RewardsAllocated(
             round=state.weights_round,
@@ -606,7 +671,43 @@ def _allocate(state: Campaign) -> list[e.AnyEvent]:
     ]
 
 
+def claimed(state: Campaign) -> tuple[list[Claim], list[e.CurvePoint], str] | None:
+    """Return who claims what of which ladder, with a note on the ladder; None if unmeasured."""
+    settings, totals = _settings(state), state.ledger.totals
+    ladder = [
+        point
+        for point in (state.scored.curve if state.scored else ())
+        if point.width in settings.rewards.ladder and point.why != NOT_MEASURED
+    ]
+    if not ladder or not state.measured_round:
+        return None
+    note = ""
+    if not any(point.offered for point in ladder):
+        best = max(ladder, key=lambda point: point.score)
+        ladder = [msgspec.structs.replace(best, offered=True)]
+        note = f"no width is worth offering, so there is only the best one, {best.width:g}"
+    return [Claim(name, total, _alone(state, name)) for name, total in totals.items()], ladder, note
+
+
+def _allocation(state: Campaign) -> Allocation | None:
+    """Return what everybody earns on the ledger and the curve as they stand; None if unmeasured."""
+    found = claimed(state)
+    if found is None:
+        return None
+    claims, ladder, note = found
+    allocation = allocate(claims, ladder, _settings(state).rewards, state.untrained)
+    return replace(allocation, note="; ".join(filter(None, (note, allocation.note))))
+
+
+def _alone(state: Campaign, device: str) -> float | None:
+    measured = state.alone.get(device)
+    return measured.score if measured else None
+
+
 def _finish(state: Campaign, now: float) -> list[e.AnyEvent]:
+    if stepping := sorted(d.device for d in state.devices.values() if _steps_down(state, d)):
+        reason = f"no memory or time for its width on {', '.join(stepping)}: a narrower one follows"
+        return [e.ReleaseDue(round=state.weights_round, reason=brief(reason))]
     waiting = [
         device.device
         for device in state.devices.values()
@@ -621,6 +722,12 @@ def _finish(state: Campaign, now: float) -> list[e.AnyEvent]:
             else (state.withheld or "every deployment was answered")
         )
     ]
+
+
+def _steps_down(state: Campaign, device: Device) -> bool:
+    if not device.steps_down or device.deployed is None:
+        return False
+    return deployed_width(state, device, _settings(state))[0] < device.deployed.width
 
 
 def _settings(state: Campaign) -> Settings:

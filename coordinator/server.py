@@ -37,8 +37,9 @@ from broker.topics import (
 from broker.transfer import BlobFetcher, BlobPublisher, shared_topics, upload_topics
 from coordinator import inputs as i
 from coordinator.aggregation import inspect_update
-from coordinator.bench import Bench, ExportJob, ScoreJob, UpdateFile
+from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
 from coordinator.duties import (
+    Assess,
     Export,
     Initialise,
     Job,
@@ -49,18 +50,21 @@ from coordinator.duties import (
     SharedWeights,
     job,
     needed_blobs,
-    publications,
     shared,
 )
+from coordinator.export_order import export_job
 from coordinator.fleet import Campaign, evolve
 from coordinator.jobs import JobError, JobRunner
+from coordinator.notices import Notices
 from coordinator.presence import Leases
-from coordinator.rounds import DAY_S, admit, decide
+from coordinator.rounds import DAY_S, admit, advance
 from coordinator.settings import Settings, SettingsError, changed_settings
 from coordinator.share_list import ShareList
 from journal.blobs import BlobFolder
+from journal.events import WidthMemory
 from journal.store import Journal
-from slimmable.cost import payload_bytes
+from profiler.prediction import predict_inference_memory
+from slimmable.cost import model_bytes, payload_bytes
 from slimmable.slicing import slice_state
 from slimmable.spec import WidthSpec
 from slimmable.state import StateError, decode_state, digest, encode_state
@@ -134,7 +138,7 @@ class Coordinator:
         self._shares: dict[Shared, Share] = {}
         self._sharing: set[Shared] = set()
         self._share_list = ShareList(desk.folder / "shared.json")
-        self._published: dict[Topic, m.Message | None] = {}
+        self._notices = Notices(self._sign)
         self._job: Job | None = None
         self._fetching: set[str] = set()
         self._fetcher = BlobFetcher(desk.link, desk.folder / "uploads")
@@ -151,7 +155,11 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        self._apply(i.Started(self.settings, self._spec.spec_hash, self._software))
+        spec, ladder = self._spec, self.settings.rewards.ladder
+        # Activations are not known here: the least that it takes.
+        least = {width: predict_inference_memory(model_bytes(spec, width), 0) for width in ladder}
+        memory = tuple(WidthMemory(width=w, inference_bytes=size) for w, size in least.items())
+        self._apply(i.Started(self.settings, spec.spec_hash, self._software, memory))
         await self._link.start()
         await self._link.subscribe(server_filters(self.settings.fleet))
         self._background.spawn(self._publish_for_ever())
@@ -200,18 +208,21 @@ class Coordinator:
         for change in self._leases.transitions(self._desk.clock()):
             self._apply(i.LeaseChanged(change.device, change.state, change.cause))
         self._apply(i.Tick())
+        if self._notices.tick(self.state):
+            self._wake.set()
 
     # --- inputs ----------------------------------------------------------------------------------
 
     def _apply(self, given: i.Input) -> None:
-        """Decide, commit, evolve. The commit comes before anything is said or done about it."""
+        """Decide and commit. The commit comes before anything is said or done about it."""
         now = self._desk.clock()
-        events = decide(self.state, given, now)
+        events, state = advance(self.state, given, now)
         if not events:
             return
         self._desk.journal.append(events, now)
+        self.state = state
         for event in events:
-            self.state = evolve(self.state, event, now)
+            self._notices.happened(event)
             log.info("%s", type(event).__name__, extra={"event": event})
         self._do_what_is_due()
 
@@ -257,7 +268,7 @@ class Coordinator:
             return
         if isinstance(said, m.Birth):
             self._apply(i.BirthReceived(device, said))
-        for change in self._leases.transitions(now):
+        for change in self._leases.transitions(now, device):
             self._apply(i.LeaseChanged(change.device, change.state, change.cause))
         self._dispatch(device, said, now)
 
@@ -299,7 +310,9 @@ class Coordinator:
 
     async def _fetched(self, device: str, update: m.Update, limit: int) -> i.UpdateFetched | None:
         topic_of = upload_topics(self.settings.fleet, device, update.blob.blob)
-        patience = self.settings.rounds.deadline_s + 10.0
+        current = self.state.round
+        assert current is not None  # it was announced for the open round
+        patience = current.opened.budget_s + 10.0
         try:
             data = await self._fetcher.fetch(update.blob, topic_of, patience, limit=limit)
             state = decode_state(data)
@@ -359,11 +372,12 @@ class Coordinator:
                     round=number,
                     **{name: getattr(result, name) for name in result.__dataclass_fields__},
                 )
+            case Assess(number):
+                jobs.warm(bench)
+                found = await jobs.assess(bench, AssessJob(number, self._update_files(state)))
+                return i.Assessed(number, found.scores, found.seconds)
             case Export(widths):
-                order = ExportJob(
-                    state.weights, state.weights_round, widths, state.released_weights
-                )
-                exported = await jobs.export(bench, order)
+                exported = await jobs.export(bench, export_job(state, widths))
                 return i.Exported(
                     tuple(self._release(manifest) for manifest in exported.manifests),
                     exported.worse,
@@ -372,27 +386,35 @@ class Coordinator:
     def _score_job(self, state: Campaign) -> ScoreJob:
         current = state.round
         assert current is not None
-        updates = [task.update for task in current.tasks.values() if task.update]
-        by_samples = self.settings.weighting == "samples"
+        updates = self._update_files(state)
+        present = {update.device for update in updates}
+        absent = [d for d in state.devices.values() if d.device not in present]
         return ScoreJob(
             round=current.number,
             base=current.opened.base,
             best=state.best,
-            updates=tuple(
-                UpdateFile(
-                    u.device,
-                    u.width,
-                    u.digest,
-                    weight=float(max(1, u.samples)) if by_samples else 1.0,
-                    samples=u.samples,
-                    rounds=state.devices[u.device].rounds_taken,
-                )
-                for u in sorted(updates, key=lambda update: update.device)
-            ),
+            updates=updates,
             method=self.settings.contributions.method,
             coalitions=self.settings.contributions.coalitions,
             known=state.earlier,
             min_trainers=self.settings.rewards.min_trainers,
+            absent_widths=tuple(d.trained_width for d in absent if d.trained_width),
+        )
+
+    def _update_files(self, state: Campaign) -> tuple[UpdateFile, ...]:
+        assert state.round is not None
+        updates = [task.update for task in state.round.tasks.values() if task.update]
+        by_samples = self.settings.weighting == "samples"
+        return tuple(
+            UpdateFile(
+                u.device,
+                u.width,
+                u.digest,
+                weight=float(max(1, u.samples)) if by_samples else 1.0,
+                samples=u.samples,
+                rounds=state.devices[u.device].rounds_taken,
+            )
+            for u in sorted(updates, key=lambda update: update.device)
         )
 
     def _release(self, manifest: m.ModelManifest) -> tuple[m.Release, m.BlobReference]:
@@ -416,6 +438,7 @@ class Coordinator:
             self._background.spawn(self._share(blob))
         for blob in self._shares.keys() - wanted:
             share = self._shares.pop(blob)
+            self._notices.anything_changed()
             self._background.spawn(self._unshare(share.reference))
 
     async def _share(self, blob: Shared) -> None:
@@ -479,27 +502,19 @@ class Coordinator:
 
     def _say_all_again(self) -> None:
         """Publish everything once more: a killed broker may have forgotten what it retained."""
-        self._published.clear()
+        self._notices.forgotten()
         self._wake.set()
         for blob in list(self._shares):
             del self._shares[blob]
         self._start_sharing()
 
     async def _publish_changes(self) -> None:
-        wanted = publications(self.state, self._shares, self._sign)
-        for topic in self._published.keys() - wanted.keys():
-            wanted[topic] = None
-        changed = {
-            topic: message
-            for topic, message in wanted.items()
-            if topic not in self._published or self._published[topic] != message
-        }
-        await asyncio.gather(*(self._say(topic, body) for topic, body in changed.items()))
+        due = self._notices.due(self.state, self._shares)
+        await asyncio.gather(*(self._say(topic, body) for topic, body in due.items()))
 
     async def _say(self, topic: Topic, message: m.Message | None) -> None:
         if self._ending:
             return  # nothing is said after the goodbye
-        self._published[topic] = message
         payload = b""
         if message is not None:
             self._seq += 1

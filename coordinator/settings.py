@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from broker.messages import TrainingSettings
 from slimmable.width import WidthError, WidthGrid
 
+MEASURING_METHOD = "permutation-shapley"
+COMPARING_METHOD = "cosine-to-aggregate"
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
 
@@ -36,7 +39,7 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When rounds open, close and end.
 
     Attributes:
-        budget: rounds at most; minimum: rounds before a plateau may stop training.
+        budget: aggregated rounds at most; minimum: such rounds before a plateau may stop training.
         patience: rounds without a significant improvement that make a plateau.
         deadline_s: from the opening of a round until updates are late.
         quorum: updates without which a round does not count.
@@ -70,7 +73,8 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How contributions are measured.
 
     Attributes:
-        method: a name of `coordinator.contribution.methods`.
+        method: a name of `coordinator.contribution.methods`. The default measures coalitions, which
+            devices cannot: with evaluator = "devices" it stands for "cosine-to-aggregate".
         coalitions: models evaluated a round at most, where the method can be held to it.
         evaluator: "server" measures on its own validation recordings; "devices" evaluate each width
             that they are permitted on recordings they hold back, and report.
@@ -82,13 +86,18 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             be measured and rewards can be held above it; 0 = nobody trains alone.
     """
 
-    method: str = "permutation-shapley"
+    method: str = MEASURING_METHOD
     coalitions: int = 32
     evaluator: Literal["server", "devices"] = "server"
     trim: float = 0.2
     decay: float = 1.0
     novelty: int = 1
     alone_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Replace a default that the evaluator cannot serve."""
+        if self.evaluator == "devices" and self.method == MEASURING_METHOD:
+            msgspec.structs.force_setattr(self, "method", COMPARING_METHOD)
 
 
 class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -262,6 +271,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if share > 1:
                 raise SettingsError(f"width_policy.{name} = {share} must be at most 1")
+        self._check_evaluator()
+        self._check_rewards()
         if self.presence.offline_after < self.presence.late_after:
             raise SettingsError(
                 f"presence.offline_after = {self.presence.offline_after} must not be below"
@@ -269,14 +280,66 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         if not 1024 <= self.block_size <= 262144:
             raise SettingsError(f"block_size = {self.block_size} must be in 1024..262144")
-        if self.rewards.inference_only_width not in (0.0, *self.rewards.ladder):
-            raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")
         size = len(msgspec.msgpack.encode(self.options))
         if size > OPTIONS_LIMIT:
             raise SettingsError(
                 f"options are {size} bytes, at most {OPTIONS_LIMIT} travel in a task:"
                 " let the model's function know the rest"
             )
+
+    def _check_evaluator(self) -> None:
+        chosen = self.contributions
+        if chosen.trim >= 0.5:
+            raise SettingsError(
+                f"contributions.trim = {chosen.trim} must be below 0.5: it is cut off at both ends"
+            )
+        if chosen.evaluator == "devices" and chosen.alone_steps:
+            raise SettingsError(
+                "contributions.alone_steps needs validation data on the server, which evaluator ="
+                ' "devices" does without: set alone_steps = 0'
+            )
+
+    def _check_rewards(self) -> None:
+        rewards, ladder = self.rewards, self.rewards.ladder
+        for name, share in (
+            ("contributions.decay", self.contributions.decay),
+            ("rewards.sharing", rewards.sharing),
+        ):
+            if share > 1:
+                raise SettingsError(f"{name} = {share} must be at most 1")
+        if rewards.significance >= 1:
+            raise SettingsError(f"rewards.significance = {rewards.significance} must be below 1")
+        if rewards.inference_only_width not in (0.0, *ladder):
+            raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")
+        if rewards.first_entitlement not in (0.0, *self.widths):
+            raise SettingsError(
+                f"rewards.first_entitlement = {rewards.first_entitlement} must be 0 or one of the"
+                f" widths {self.widths}"
+            )
+        for device, cap in rewards.caps.items():
+            if not 0 <= cap <= 1:
+                raise SettingsError(f"rewards.caps: {cap} for {device} must be a width, 0 to 1")
+        self._check_tiers()
+
+    def _check_tiers(self) -> None:
+        tiers, ladder = self.rewards.tiers, self.rewards.ladder
+        if (self.rewards.rule == "tiers") != bool(tiers):
+            raise SettingsError(
+                f'rewards.tiers has {len(tiers)} tiers with rewards.rule = "{self.rewards.rule}":'
+                ' the rule "tiers" needs at least one, such as [0.5, 0.25], and no other has any'
+            )
+        for least, width in tiers:
+            if least < 0 or width not in ladder:
+                raise SettingsError(
+                    f"rewards.tiers: [{least}, {width}] must be a share of at least 0 and a width"
+                    f" of rewards.ladder {ladder}"
+                )
+        for (least, width), (more, wider) in pairwise(tiers):
+            if more <= least or wider < width:
+                raise SettingsError(
+                    f"rewards.tiers: [{more}, {wider}] after [{least}, {width}] must have a larger"
+                    " share, and a width that is not narrower"
+                )
 
     def training_settings(self) -> TrainingSettings:
         """Return the hyper-parameters as they travel in a task."""

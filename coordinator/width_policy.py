@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker import messages as m
 from broker.messages import Participation, Profile
 from coordinator.settings import Settings
+from journal.events import RoundForecast
 from profiler.prediction import predict_round, training_cost
 from profiler.profile import WidthCost
 
@@ -19,6 +20,7 @@ class WidthChoice:
     Attributes:
         width: training width, 0 where the device cannot train.
         predicted_s: predicted round time; predicted_bytes: predicted peak memory.
+        forecasts: for this width and the narrower ones of the grid, ascending.
     """
 
     width: float
@@ -26,6 +28,7 @@ class WidthChoice:
     reason: str
     predicted_s: float = 0.0
     predicted_bytes: int = 0
+    forecasts: tuple[RoundForecast, ...] = ()
 
 
 def choose_width(
@@ -46,13 +49,17 @@ def choose_width(
     allowed_bytes = profile.memory_budget * settings.width_policy.memory_share
     why_not_wider = ""
     measured = [_measured(cost) for cost in profile.costs if cost.width in settings.widths]
-    for width in sorted((cost.width for cost in measured), reverse=True):
-        cost = training_cost(measured, width, settings.widths)
+    costs = {cost.width: training_cost(measured, cost.width, settings.widths) for cost in measured}
+    forecasts = {
+        cost.width: _forecast(cost, settings, profile, payload_bytes(cost.width))
+        for cost in costs.values()
+        if cost
+    }
+    for width, cost in sorted(costs.items(), reverse=True):
         if cost is None:
             why_not_wider = f"{width:g} draws a narrower width that was not measured"
             continue
-        size = payload_bytes(width)
-        seconds = predict_round(cost, settings.training.steps, size, size, profile.link_bytes_per_s)
+        seconds = forecasts[width].predicted_s
         if cost.peak_bytes > allowed_bytes:
             why_not_wider = (
                 f"{cost.width:g} would need {cost.peak_bytes / MIB:.0f} of the"
@@ -70,6 +77,7 @@ def choose_width(
                 f"width {cost.width:g}: {because}",
                 seconds,
                 cost.peak_bytes,
+                tuple(forecasts[held] for held in sorted(forecasts) if held <= width),
             )
     return WidthChoice(
         0.0,
@@ -77,6 +85,12 @@ def choose_width(
         f"no width fits: {why_not_wider or 'no offered width was measured'};"
         " the device stays visible and can still infer",
     )
+
+
+def _forecast(cost: WidthCost, settings: Settings, profile: Profile, size: int) -> RoundForecast:
+    steps, rate = settings.training.steps, profile.link_bytes_per_s
+    seconds = predict_round(cost, steps, size, size, rate)
+    return RoundForecast(width=cost.width, predicted_s=seconds, step_s=cost.step_s)
 
 
 def _measured(cost: m.WidthCost) -> WidthCost:

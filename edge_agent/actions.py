@@ -54,6 +54,7 @@ class KeepUpdate:
     loss: float
     download_s: float
     train_s: float
+    evaluations: tuple[m.WidthEvaluation, ...] = ()
 
 
 @dataclass(frozen=True)

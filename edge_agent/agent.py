@@ -8,7 +8,6 @@ does.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -357,11 +356,11 @@ class Agent:
     async def _download(
         self, reference: m.BlobReference, key: bytes, timeout_s: float
     ) -> tuple[bytes, float]:
-        started = time.monotonic()
+        started = asyncio.get_running_loop().time()
         topics = shared_topics(self._id.fleet, reference.blob)
         cipher = await self._fetcher.fetch(reference, topics, timeout_s)
         await self._wait_out(reference.size, started)
-        seconds = time.monotonic() - started
+        seconds = asyncio.get_running_loop().time() - started
         if not self._id.emulated:
             self._link_rate = reference.size / max(seconds, 1e-3)
         return unseal(reference, cipher, key), seconds
@@ -369,7 +368,7 @@ class Agent:
     async def _wait_out(self, size: int, started: float) -> None:
         """Make a transfer as slow as on the emulated link."""
         if self._id.link_bytes_per_s:
-            owed = size / self._id.link_bytes_per_s - (time.monotonic() - started)
+            owed = size / self._id.link_bytes_per_s - (asyncio.get_running_loop().time() - started)
             await asyncio.sleep(max(0.0, owed))
 
     async def _train(self, action: a.Train) -> None:
@@ -385,6 +384,7 @@ class Agent:
             seed=task.seed,
             behaviour=self._id.behaviour,
             noise=self._id.noise,
+            evaluate=task.evaluate,
         )
         try:
             done = await trainer.train(request, action.timeout_s)
@@ -393,7 +393,13 @@ class Agent:
             return
         self._handle(
             i.TrainingDone(
-                task.round, done.state, done.samples, done.steps, done.loss, done.emulated_s
+                task.round,
+                done.state,
+                done.samples,
+                done.steps,
+                done.loss,
+                done.emulated_s,
+                done.evaluations,
             )
         )
 
@@ -412,12 +418,13 @@ class Agent:
             loss=action.loss,
             download_s=action.download_s,
             train_s=action.train_s,
+            evaluations=action.evaluations,
         )
         await asyncio.to_thread(self._gear.outbox.put, update, action.state)
         return update
 
     async def _send_update(self, update: m.Update) -> None:
-        started = time.monotonic()
+        started = asyncio.get_running_loop().time()
         try:
             data = await asyncio.to_thread(self._gear.outbox.data, update.blob.blob)
         except BlobError as error:  # settled meanwhile, or damaged on the disk

@@ -48,6 +48,7 @@ class TrainingDone:
     steps: int
     loss: float
     train_s: float
+    evaluations: tuple[m.WidthEvaluation, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from broker.envelope import Verifier
 from broker.errors import BrokerError, DecodeError, DigestError, LinkError
 from edge_agent.actions import Install, RemoveModel
 from edge_agent.inference import Predictor
-from edge_agent.probe import probe
+from edge_agent.probe import ProbeResult, probe
 from edge_agent.runtime import InferenceError
-from edge_agent.session import TRY_AGAIN, Installed
+from edge_agent.session import TRY_AGAIN, Installed, tries_again
 from edge_agent.slots import ModelSlots
 from edge_agent.stored_model import InstalledModel
 from edge_agent.telemetry import TelemetryWindow
@@ -32,6 +32,7 @@ from slimmable.samples import SamplesError
 log = logging.getLogger(__name__)
 
 Tell = Callable[[m.Report], Awaitable[None]]
+Probe = Callable[[Path, Path], Awaitable[ProbeResult]]
 
 REPORT_FILE = "report.msgpack"
 LATENCY_CALLS = 50
@@ -51,6 +52,7 @@ class ModelInstaller:
         *,
         reader_options: Mapping[str, Any] | None = None,
         threads: int = 1,
+        attempt: Probe | None = None,
     ) -> None:
         """Load the current model, if there is one.
 
@@ -61,6 +63,7 @@ class ModelInstaller:
             reader: how to read them.
             reader_options: keyword arguments of the reader.
             threads: of ONNX Runtime.
+            attempt: tries a model (ONNX file, manifest); `edge_agent.probe.probe` where None.
         """
         self._slots = slots
         self._verifier = verifier
@@ -68,6 +71,7 @@ class ModelInstaller:
         self._reader = reader
         self._reader_options = reader_options
         self._threads = threads
+        self._attempt = attempt
         self._window = TelemetryWindow()
         self._predictor: Predictor | None = None
         self._report = self._read_report()
@@ -146,9 +150,10 @@ class ModelInstaller:
         return report
 
     async def _put_into_service(self, placed: InstalledModel, counter: int, tell: Tell) -> m.Report:
-        probed = await probe(placed.path, placed.manifest_path)
+        probed = await (self._attempt or probe)(placed.path, placed.manifest_path)
         if probed.code in PASSING:
-            return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, probed.detail)
+            code = f"{TRY_AGAIN}:{probed.code}"
+            return self._failed(counter, m.InstallState.FAILED, code, probed.detail)
         if not probed.ok:
             self._slots.give_up(placed.digest, counter, probed.detail)
             return self._failed(counter, m.InstallState.FAILED, probed.code, probed.detail)
@@ -232,7 +237,7 @@ class ModelInstaller:
         report = msgspec.structs.replace(
             self._state_report(counter), state=state, code=code, detail=detail
         )
-        if code != TRY_AGAIN:
+        if not tries_again(code):
             self._keep(report)
         return report
 

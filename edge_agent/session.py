@@ -328,6 +328,7 @@ class AgentSession:
                 given.loss,
                 work.download_s,
                 given.train_s,
+                given.evaluations,
             )
         ]
 
@@ -416,10 +417,15 @@ class AgentSession:
         named = self._installing
         if named and report.counter == named[0]:
             self._installing = None
-            if report.code != TRY_AGAIN:
+            if not tries_again(report.code):
                 self._retry = None
                 self._installed = Installed(*named, report)
         return [Say(report)]
+
+
+def tries_again(code: str) -> bool:
+    """Return whether a failure passes by itself; the cause may follow, as "try-again:killed"."""
+    return code.partition(":")[0] == TRY_AGAIN
 
 
 def _claimed_counter(order: m.DeploymentOrder) -> int:

@@ -73,6 +73,7 @@ class TrainRequest:
     seed: int
     behaviour: str = "honest"
     noise: float = 0.0
+    evaluate: bool = False
 
 
 class TrainerProcess:
@@ -189,6 +190,7 @@ class TrainerProcess:
             behaviour=request.behaviour,
             noise=request.noise,
             factor=self._settings.factor,
+            evaluate=request.evaluate,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

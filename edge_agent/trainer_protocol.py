@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.messages import TrainingSettings
+from broker.messages import TrainingSettings, WidthEvaluation
 
 T = TypeVar("T")
 LENGTH = struct.Struct(">I")
@@ -79,6 +79,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         behaviour: "honest", or "free-rider" for demonstrations and tests.
         noise: standard deviation of what a free-rider adds to the weights it sends back.
         factor: emulated seconds per CPU second; None on a real machine.
+        evaluate: hold back some recordings from training, and measure ``state`` on them.
     """
 
     model: str
@@ -92,6 +93,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     behaviour: str = "honest"
     noise: float = 0.0
     factor: float | None = None
+    evaluate: bool = False
 
 
 class Cancel(_Tagged, frozen=True, kw_only=True):
@@ -171,10 +173,12 @@ class Trained(_Tagged, frozen=True, kw_only=True):
         state: safetensors of the trained weights, cut at the command's width.
         loss: mean training loss.
         steps: gradient steps done.
-        samples: on the device.
+        samples: trained on.
         cpu_s: CPU seconds of the training.
         emulated_s: what the training took: CPU seconds times factor where emulated, else wall time.
         peak_bytes: the most memory held meanwhile.
+        evaluations: what the command's state scored at each width on what was held back, where the
+            command asked for it and there are recordings enough.
     """
 
     state: bytes
@@ -184,6 +188,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
     cpu_s: float
     emulated_s: float
     peak_bytes: int
+    evaluations: tuple[WidthEvaluation, ...] = ()
 
 
 class Failed(_Tagged, frozen=True, kw_only=True):

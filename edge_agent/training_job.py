@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from broker.messages import WidthEvaluation
 from edge_agent import trainer_protocol as protocol
+from edge_agent.held_back import evaluate, made_up, split
 from profiler.benchmark import BenchmarkHooks, BenchmarkSettings, run_benchmark
 from profiler.emulation import SLOW_MOTION, owed_wait
 from profiler.profile import WidthCost
@@ -115,6 +117,7 @@ class Trainer:
         self._cancelled = cancelled
         self._model: tuple[tuple[str, Any], SlimmableModel] | None = None
         self._data: tuple[protocol.DataSource, Samples] | None = None
+        self._parts: tuple[protocol.DataSource, Samples, Samples | None] | None = None
 
     def answer(self, command: protocol.Command) -> protocol.Reply:
         """Carry out one command; whatever goes wrong becomes a `Failed`."""
@@ -172,7 +175,7 @@ class Trainer:
                 f" {model.spec.spec_hash[:12]}, the task {command.spec_hash[:12]}:"
                 " install the same version on server and device"
             )
-        samples = self._load_data(command.data)
+        samples, held = self._load_parts(command)
         pace, meter = Pace(command.factor, self._cancelled), PeakMeter()
         state = decode_state(command.state)
         check_state(state, model.spec, command.width)
@@ -184,6 +187,8 @@ class Trainer:
                 self._send(protocol.Step(done=done, steps=steps))
             pace.keep()
 
+        evaluations = report(command, model, state, samples, held, pace.keep)
+        meter.observe()
         trained, loss = behave(command, model, state, samples, after_step)
         payload = encode_state(trained)
         pace.keep()
@@ -195,6 +200,7 @@ class Trainer:
             cpu_s=pace.cpu_s,
             emulated_s=pace.elapsed_s,
             peak_bytes=meter.peak(),
+            evaluations=evaluations,
         )
 
     def _load_model(self, name: str, options: dict[str, Any]) -> SlimmableModel:
@@ -206,9 +212,41 @@ class Trainer:
 
     def _load_data(self, source: protocol.DataSource) -> Samples:
         if self._data is None or self._data[0] != source:
-            self._data = None
+            self._data = self._parts = None
             self._data = (source, read_samples(Path(source.path), source.reader, source.options))
         return self._data[1]
+
+    def _load_parts(self, command: protocol.TrainCommand) -> tuple[Samples, Samples | None]:
+        """Return what trains, and what is held back where the command asks for an evaluation."""
+        if not command.evaluate:
+            return self._load_data(command.data), None
+        if self._parts is None or self._parts[0] != command.data:
+            parts = split(self._load_data(command.data))
+            self._data = None  # the parts are copies: never all of it twice
+            self._parts = (command.data, *parts)
+        return self._parts[1:]
+
+
+def report(
+    command: protocol.TrainCommand,
+    model: SlimmableModel,
+    state: ModelState,
+    training: Samples,
+    held: Samples | None,
+    after_width: Callable[[], None],
+) -> tuple[WidthEvaluation, ...]:
+    """Return what the device will report about the state that it was given.
+
+    An honest device measures; a "free-rider" claims that every width is perfect.
+    """
+    if not command.evaluate:
+        return ()
+    widths = command.training.widths
+    if command.behaviour == "free-rider":
+        return made_up(command.width, widths, training)
+    if held is None:
+        return ()
+    return evaluate(model, state, command.width, widths, training, held, after_width)
 
 
 def behave(

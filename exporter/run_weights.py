@@ -94,6 +94,12 @@ class _History:
     scores: dict[int, dict[float, float]] = field(default_factory=dict)
     manifests: list[ModelManifest] = field(default_factory=list)
 
+    @property
+    def devices_measure(self) -> bool:
+        """Whether scores are reports of devices, on weights that a round started from."""
+        settings = self.started.settings if self.started else {}
+        return bool(settings.get("contributions", {}).get("evaluator") == "devices")
+
     def note(self, event: e.AnyEvent) -> None:
         """Take in what an event says about weights."""
         match event:
@@ -101,10 +107,12 @@ class _History:
                 self.started = event
             case e.ModelInitialised():
                 self.digests[0] = event.digest
-                self.scores[0] = {1.0: event.score}
+                if not self.devices_measure:
+                    self.scores[0] = {1.0: event.score}
             case e.RoundScored():
                 self.digests[event.round] = event.digest
-                self.scores[event.round] = {point.width: point.score for point in event.curve}
+                if not self.devices_measure:  # or the curve is about an earlier round's weights
+                    self.scores[event.round] = {point.width: point.score for point in event.curve}
             case e.ReleaseBuilt():
                 self.manifests.append(event.release.manifest)
 
@@ -174,7 +182,7 @@ def _as_weights(history: _History, number: int, state: ModelState) -> RunWeights
         grid=started.widths,
         round=number,
         state=state,
-        scores=history.scores[number],
+        scores=history.scores.get(number, {}),
         scale=scales[-1] if scales else "",
     )
 

@@ -22,6 +22,7 @@ from broker.messages import (
     Report,
     Stage,
     TrainingSettings,
+    WidthEvaluation,
 )
 
 
@@ -38,11 +39,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """Base of all events. The time of the event stands in its journal record."""
 
 
+class WidthMemory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The least resident bytes of a process that runs a sub-model of this width."""
+
+    width: float
+    inference_bytes: int
+
+
 class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):
     """Training of one model was set up with these settings.
 
     Attributes:
         settings: the coordinator's settings as plain data, for the auditor and for replay.
+        memory: of each reward width, where it is known.
     """
 
     fleet: str
@@ -54,6 +63,7 @@ class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):
     seed: int
     software: str
     settings: dict[str, Any]
+    memory: tuple[WidthMemory, ...] = ()
 
 
 class ServerStarted(Event, frozen=True, kw_only=True, tag="server-started"):
@@ -67,7 +77,8 @@ class ModelInitialised(Event, frozen=True, kw_only=True, tag="model-initialised"
 
     Attributes:
         digest: of the full-width state dict in the blob folder.
-        score: at full width on the measurement half of the validation data (a_0).
+        score: at full width on the measurement half of the validation data (a_0); 0 where devices
+            measure: the first round that they report on tells.
     """
 
     digest: str
@@ -100,12 +111,26 @@ class DeviceProfiled(Event, frozen=True, kw_only=True, tag="device-profiled"):
     profile: Profile
 
 
+class RoundForecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How long a round of the campaign takes a device at one training width.
+
+    Attributes:
+        predicted_s: of the whole round; step_s: of one step in it.
+    """
+
+    width: float
+    predicted_s: float
+    step_s: float
+
+
 class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
     """The width policy decided for a device; width 0 means that it cannot train.
 
     Attributes:
         predicted_s: predicted round time at that width; predicted_bytes: predicted peak memory.
         reason: one sentence.
+        forecasts: for that width and the narrower ones, which a device trains where its
+            entitlement holds it down.
     """
 
     device: str
@@ -114,6 +139,7 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
     reason: str
     predicted_s: float = 0.0
     predicted_bytes: int = 0
+    forecasts: tuple[RoundForecast, ...] = ()
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -167,6 +193,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
     Attributes:
         digest: of the update's bytes in the blob folder.
         round_s: from the opening of the round to this commit, by the server's clock.
+        evaluations: where devices measure, what the round's base scored on this one's recordings.
     """
 
     round: int
@@ -181,6 +208,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
     download_s: float
     train_s: float
     round_s: float
+    evaluations: tuple[WidthEvaluation, ...] = ()
 
 
 class UpdateRefused(Event, frozen=True, kw_only=True, tag="update-refused"):
@@ -276,6 +304,8 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
         coalitions: how many were evaluated; seconds: CPU time of scoring.
         better: whether the round improved significantly on the best round so far
             (paired bootstrap over recordings).
+        measured: digest of the weights that the curve describes, where devices measure: those that
+            the round started from, or the last that any device reported on. "" = the new ones.
     """
 
     round: int
@@ -288,6 +318,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     coalitions: int
     seconds: float
     better: bool
+    measured: str = ""
 
 
 class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,7 +386,8 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         width: reward width, 0 below the cut-off; score: measured score of that width.
         reason: one sentence.
         low, high: 95 % interval of the contribution; equal to it where the method gives none.
-        equals: devices whose contribution does not differ significantly; all get one width.
+        equals: devices whose contribution does not differ significantly, at most the 16 nearest in
+            rank; all get one width.
         alone: score of the device's own model where it was measured, else None.
     """
 

@@ -1,9 +1,11 @@
 """What differs between Linux, macOS and Windows when bytes must be safe: locks and flushing."""
 
+import contextlib
 import errno
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +19,7 @@ NO_SPACE = errno.ENOSPC
 _BINARY: int = getattr(os, "O_BINARY", 0)
 # Windows locks are mandatory: lock a byte far behind the text, which others must be able to read.
 _LOCKED_BYTE = 1 << 30
+_UNSAFE = False
 _NO_ROOM = frozenset(
     code for code in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG) if code is not None
 )
@@ -82,12 +85,33 @@ def open_new(path: Path, mode: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
 
 
+@contextlib.contextmanager
+def unflushed() -> Iterator[None]:
+    """Inside the block nothing waits for the medium, and a power failure may take everything.
+
+    For simulations only: their files are made again from the same seed.
+    """
+    global _UNSAFE  # noqa: PLW0603 - a switch of the whole process
+    before, _UNSAFE = _UNSAFE, True
+    try:
+        yield
+    finally:
+        _UNSAFE = before
+
+
+def flushes() -> bool:
+    """Tell whether `flush` waits for the medium, as it does outside `unflushed`."""
+    return not _UNSAFE
+
+
 def flush(descriptor: int) -> None:
     """Return when the bytes of the file are on the medium, not only in a cache.
 
     Raises:
         OSError: they could not be written; the file must not be trusted.
     """
+    if _UNSAFE:
+        return
     if sys.platform == "darwin":
         # fsync on macOS stops at the drive's own cache.
         try:
@@ -106,7 +130,7 @@ def flush_folder(folder: Path) -> None:
     Raises:
         OSError: the folder could not be flushed; the last rename may be undone by a power failure.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or _UNSAFE:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -20,6 +20,10 @@ COMMANDS = {
     "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "device": ("slimfleet.commands.device", "suspend or resume a device"),
+    "explain": (
+        "slimfleet.commands.explain",
+        "why a device got its width, and what would change it",
+    ),
     "inspect": (
         "slimfleet.commands.inspect",
         "what of a network scales, and what each width costs",
@@ -27,6 +31,7 @@ COMMANDS = {
     "train": ("slimfleet.commands.train", "train a network that works at every width"),
     "adopt": ("slimfleet.commands.adopt", "make a trained network work at every width"),
     "export": ("slimfleet.commands.export", "export widths of a model as ONNX files"),
+    "simulate": ("slimfleet.commands.simulate", "play whole campaigns on this machine"),
     "infer": ("slimfleet.commands.infer", "run a model over a file of samples"),
     "broker": ("slimfleet.commands.broker", "configure or run a broker"),
 }
@@ -37,6 +42,7 @@ BAD_INPUT = frozenset(
         "CheckpointError",
         "ConfigError",
         "ModelError",
+        "PartitionError",
         "SamplesError",
         "SettingsError",
         "SpecError",

@@ -79,7 +79,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         folder: journal, blobs, keys and templates.
-        validation: samples that the server judges with; no device trains on them.
+        validation: samples that the server judges with; no device trains on them. Left out where
+            devices measure (campaign.contributions.evaluator = "devices").
         reader, reader_options: how to read them, see `slimmable.readers`.
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
@@ -87,7 +88,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     broker: BrokerSection
     campaign: Settings
-    validation: str
+    validation: str = ""
     reader: str = "npz"
     reader_options: dict[str, Any] = {}
     folder: str = "server-data"
@@ -197,6 +198,7 @@ def _check(path: Path, config: msgspec.Struct) -> None:
             config.campaign.check()
             check_name(config.campaign.fleet, "campaign.fleet")
             _check_broker(config.broker)
+            _check_evaluator(config)
         if isinstance(config, AgentConfig):
             check_name(config.device, "device")
             check_name(config.fleet, "fleet")
@@ -209,6 +211,35 @@ def _check(path: Path, config: msgspec.Struct) -> None:
                 )
     except (SettingsError, BrokerConfigError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_evaluator(config: ServerConfig) -> None:
+    from coordinator.contribution.methods import METHODS  # no business of a device
+
+    chosen = config.campaign.contributions
+    method = METHODS.get(chosen.method)
+    if method is None:
+        raise SettingsError(
+            f"campaign.contributions.method = {chosen.method!r} is none of {', '.join(METHODS)}"
+        )
+    if chosen.evaluator == "server":
+        if not config.validation:
+            raise SettingsError(
+                "validation is missing: name a file of labelled samples that the server judges"
+                ' with, or let the devices measure: campaign.contributions.evaluator = "devices"'
+            )
+        return
+    if config.validation:
+        raise SettingsError(
+            'validation is not used with campaign.contributions.evaluator = "devices": remove the'
+            ' line, or set evaluator = "server"'
+        )
+    if method.needs_validation:
+        without = ", ".join(name for name, one in METHODS.items() if not one.needs_validation)
+        raise SettingsError(
+            f"campaign.contributions.method = {chosen.method!r} needs validation data on the"
+            f' server, which evaluator = "devices" does without: use one of {without}'
+        )
 
 
 def _check_broker(section: BrokerSection) -> None:

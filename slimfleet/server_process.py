@@ -44,7 +44,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
     bench = Bench(
         model=settings.model,
         options=settings.options,
-        validation=base / config.validation,
+        validation=base / config.validation if config.validation else None,
         reader=config.reader,
         reader_options=config.reader_options,
         blobs=folder / "blobs",
@@ -61,7 +61,8 @@ async def run_server(config: ServerConfig, base: Path) -> None:
             spec = WidthSpec.from_json(await jobs.describe(bench))
         except JobError as error:
             jobs.close()
-            raise ConfigError(f"model or validation data cannot be loaded: {error}") from error
+            what = "model or validation data" if config.validation else "model"
+            raise ConfigError(f"{what} cannot be loaded: {error}") from error
         link = MqttLink(
             config.broker.address(),
             config.name,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from coordinator.capacity import granted_width
 from coordinator.fleet import POST_TRAINING_NOTICE, Campaign, Device, confirmed
-from coordinator.rounds import granted_width
 from journal import events as e
 from journal.chain import Record
 from monitor.run_report import DeviceRow, RoundRow, RunReport

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from broker.messages import InstallState
-from coordinator.duties import participation, phase_detail
+from coordinator.duties import participation, phase_detail, round_of_budget
 from coordinator.fleet import Campaign, confirmed
 from journal import events as e
 from journal.chain import Record
@@ -68,8 +68,8 @@ class Progress:
 
     def _table(self, state: Campaign) -> Table:
         rounds = state.settings.rounds.budget if state.settings else 0
-        number = state.round.number if state.round else 0
-        title = f"{state.phase} - round {number} of {rounds} - {phase_detail(state)}"
+        place = round_of_budget(state)
+        title = f"{state.phase} - round {place} of {rounds} - {phase_detail(state)}"
         table = Table(title=title, title_justify="left")
         wide = self._console.width >= WIDE
         for column in ("device", "emulated", "link", "width", "this round", "taken"):

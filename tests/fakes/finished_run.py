@@ -13,7 +13,9 @@ SPEC_HASH = "ab" * 32
 class FinishedRun:
     """What a server writes into its folder, round by round; close it to leave it at rest."""
 
-    def __init__(self, folder: Path, *, model="toy", options=None, spec_hash=SPEC_HASH):
+    def __init__(
+        self, folder: Path, *, model="toy", options=None, spec_hash=SPEC_HASH, settings=None
+    ):
         self.folder = folder
         self.journal = Journal.open(folder / "journal")
         self.blobs = BlobFolder(folder / "blobs")
@@ -27,7 +29,7 @@ class FinishedRun:
                 ladder=(0.25, 0.5, 1.0),
                 seed=0,
                 software="slimfleet 0",
-                settings={},
+                settings=settings or {},
             )
         )
 

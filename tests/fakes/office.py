@@ -22,7 +22,7 @@ from broker.messages import (
     WidthCost,
 )
 from coordinator import inputs as i
-from coordinator.duties import Export, Initialise, Score, Share, job
+from coordinator.duties import Assess, Export, Initialise, Score, Share, job
 from coordinator.fleet import Campaign, evolve
 from coordinator.rounds import decide
 from coordinator.settings import Rewards, Rounds, Settings, Training
@@ -34,6 +34,9 @@ START = 1_800_000_000.0
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 LIMIT = 100_000
 MIB = 2**20
+MEMORY = tuple(
+    e.WidthMemory(width=width, inference_bytes=int(40 * width) * MIB) for width in (0.125, *WIDTHS)
+)
 ONLINE, OFFLINE = e.LinkState.ONLINE, e.LinkState.OFFLINE
 
 
@@ -150,7 +153,7 @@ class Office:
     # --- shorthand ---------------------------------------------------------------------------
 
     def start(self):
-        return self.say(i.Started(self.settings, SPEC, "test"))
+        return self.say(i.Started(self.settings, SPEC, "test", MEMORY))
 
     def begin(self, *devices, **widest):
         """Start, initialise, and let devices arrive with their profile."""
@@ -233,14 +236,40 @@ class Office:
             )
         )
 
+    def assessed(self, scores=None):
+        """Close the open assessment and measure each device, by default as 0.5."""
+        if self.state.round.closed is None:
+            self._answer()
+        given = scores or {}
+        return self.say(
+            i.Assessed(
+                round=self.state.round.number,
+                scores=tuple(
+                    e.AloneScore(
+                        device=device,
+                        width=1.0,
+                        score=given.get(device, 0.5),
+                        low=0.0,
+                        high=1.0,
+                        update=digest(device),
+                    )
+                    for device in self.state.round.closed.aggregated
+                ),
+                seconds=0.1,
+            )
+        )
+
     def round_(self, contributions=None, *, without=(), better=True):
         """Take one open round to its score."""
+        self._answer(without)
+        return self.scored(contributions, better=better)
+
+    def _answer(self, without=()):
         for device in list(self.state.round.tasks):
             if device not in without:
                 self.fetched(device)
         if self.state.round.closed is None:
-            self.wait(self.settings.rounds.deadline_s)
-        return self.scored(contributions, better=better)
+            self.wait(self.state.round.opened.budget_s)
 
     def exported(self, worse="", widths=None):
         due = job(self.state)
@@ -290,5 +319,5 @@ class Office:
         )
 
     def failed(self, detail="it broke"):
-        names = {Initialise: "initialise", Score: "score", Export: "export"}
+        names = {Initialise: "initialise", Score: "score", Assess: "assess", Export: "export"}
         return self.say(i.JobFailed(names[type(job(self.state))], detail))

@@ -10,15 +10,18 @@ import zlib
 
 import numpy as np
 
+from broker.messages import WidthEvaluation
 from coordinator.aggregation import DeviceUpdate, combine, steps_of
-from coordinator.bench import ExportResult, RoundResult
-from coordinator.contribution.shapley import exact_shapley, permutation_shapley
+from coordinator.bench import AssessResult, ExportResult, RoundResult
+from coordinator.contribution.evidence import Evidence
+from coordinator.contribution.flat_steps import FlatSteps
+from coordinator.contribution.methods import estimate
+from coordinator.curve import TrainedWidths, score_curve
 from coordinator.jobs import JobError
-from coordinator.rewards import isotonic
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
 from journal.blobs import BlobFolder
-from journal.events import Contribution, CurvePoint
+from journal.events import AloneScore, Contribution
 from profiler.profile import Benchmark, WidthCost
 from slimmable.slicing import slice_state
 from slimmable.spec import AxisTerm, WidthSpec
@@ -47,7 +50,7 @@ FREE_RIDER = "free-rider"
 
 def score_of(state, width):
     """Return 1 at the target, 0 for a model of zeros."""
-    cut = slice_state(state, SPEC, width)
+    cut = {name: part(state, name, width) for name in TARGET}
     near = sum(float(np.sum(part(TARGET, name, width) ** 2)) for name in TARGET)
     left = sum(float(np.sum((cut[name] - part(TARGET, name, width)) ** 2)) for name in TARGET)
     return (near - left) / sum(float(np.sum(array**2)) for array in TARGET.values())
@@ -66,14 +69,16 @@ class ToyTrainer:
         train_s: how long a training takes.
         spoil: turns the trained state dict into what is uploaded (state dict or bytes).
         fail: raised instead of an answer, for so many trainings.
+        reports: turns the evaluations that a task asks for into what is reported.
     """
 
-    def __init__(self, device, *, widest=1.0, train_s=0.3, spoil=None, fail=()):
+    def __init__(self, device, *, widest=1.0, train_s=0.3, spoil=None, fail=(), reports=None):
         self._seed = zlib.crc32(device.encode())
         self._widest = widest
         self._train_s = train_s
         self._spoil = spoil or (lambda state: state)
         self._fail = list(fail)
+        self._reports = reports or (lambda evaluations: evaluations)
         self.trained = []
 
     async def profile(self, model, options, widths, batch_size):
@@ -90,6 +95,7 @@ class ToyTrainer:
             raise TrainingFailed(self._fail.pop(0))
         self.trained.append(request.seed)
         state = decode_state(request.state)
+        evaluations = self._evaluate(request, state) if request.evaluate else ()
         rng = np.random.default_rng((self._seed, request.seed))
         for name in sorted(state):  # read from safetensors in any order
             array = state[name]
@@ -109,14 +115,40 @@ class ToyTrainer:
             cpu_s=0.1,
             emulated_s=0.1,
             peak_bytes=1 << 20,
+            evaluations=evaluations,
         )
+
+    def _evaluate(self, request, state):
+        """Measure what was received; some devices have easier recordings than others."""
+        ease = self._seed % 50 / 1000
+        found = []
+        for width in request.training.widths:
+            if width <= request.width:
+                score = 1.0 if request.behaviour == FREE_RIDER else score_of(state, width) - ease
+                found.append(
+                    WidthEvaluation(width=width, score=score, loss=1.0 - score, samples=20)
+                )
+        return self._reports(tuple(found))
 
     async def close(self):
         pass
 
 
+class ToyGame:
+    """`coordinator.contribution.evidence.Evaluator` by the formula; there is one block."""
+
+    def __init__(self, base, steps, grid):
+        self._base, self._steps, self._grid = base, steps, grid
+
+    def value(self, coalition):
+        state = combine(self._base, SPEC, [s for s in self._steps if s.device in coalition])
+        return np.array([np.mean([score_of(state, width) for width in self._grid])])
+
+
 class ToyJobs:
     """`coordinator.jobs.JobRunner` in this process.
+
+    What could be foreseen is credited: here every step has the direction of the one before.
 
     Args:
         job_s: how long each job takes.
@@ -152,21 +184,20 @@ class ToyJobs:
             for u in job.updates
         ]
         steps = steps_of(base, SPEC, updates)
-
-        def value(coalition):
-            state = combine(base, SPEC, [step for step in steps if step.device in coalition])
-            return float(np.mean([score_of(state, width) for width in bench.grid]))
-
-        devices = [step.device for step in steps]
-        if job.method == "exact-shapley":
-            scores = exact_shapley(devices, value)
-        else:
-            rng = np.random.default_rng((bench.seed, job.round))
-            scores = permutation_shapley(devices, value, job.coalitions, rng)
+        evidence = Evidence(
+            devices=tuple(step.device for step in steps),
+            evaluator=ToyGame(base, steps, bench.grid),
+            steps=FlatSteps(SPEC, steps),
+        )
+        rng = np.random.default_rng((bench.seed, job.round))
+        scores = estimate(job.method, evidence, job.coalitions, rng)
         state = combine(base, SPEC, steps)
+        trained = TrainedWidths(
+            (*(u.width for u in updates), *job.absent_widths), min(bench.grid), job.min_trainers
+        )
         return RoundResult(
             digest=blobs.put(encode_state(state)),
-            curve=_curve(state, sorted({*bench.grid, *bench.ladder})),
+            curve=_curve(state, {*bench.grid, *bench.ladder}, trained, rng),
             contributions=tuple(
                 Contribution(device=u.device, score=scores.scores[u.device], update=u.digest)
                 for u in job.updates
@@ -178,6 +209,27 @@ class ToyJobs:
             seconds=0.01,
             better=scores.after > scores.before,
         )
+
+    async def assess(self, bench, job):
+        await self._work("assess")
+        blobs = BlobFolder(bench.blobs, owner=False)
+        scores = []
+        for update in job.updates:
+            alone = {name: np.zeros_like(array) for name, array in TARGET.items()}
+            for name, array in decode_state(blobs.get(update.digest)).items():
+                part(alone, name, update.width)[...] = array
+            score = score_of(alone, update.width)
+            scores.append(
+                AloneScore(
+                    device=update.device,
+                    width=update.width,
+                    score=score,
+                    low=score,
+                    high=score,
+                    update=update.digest,
+                )
+            )
+        return AssessResult(tuple(scores), 0.01)
 
     async def export(self, bench, job):
         await self._work("export")
@@ -197,7 +249,7 @@ class ToyJobs:
                     width=width,
                     spec_hash=SPEC.spec_hash,
                     round=job.round,
-                    score=score_of(state, width),
+                    score=job.reported.get(width, score_of(state, width)),
                 )
             )
         return ExportResult(tuple(manifests))
@@ -209,9 +261,9 @@ class ToyJobs:
         pass
 
 
-def _curve(state, widths):
-    scores = [score_of(state, width) for width in widths]
-    return tuple(
-        CurvePoint(width=width, score=score, low=score, high=score, offered=True, fitted=fitted)
-        for width, score, fitted in zip(widths, scores, isotonic(scores), strict=True)
-    )
+def _curve(state, widths, trained, rng):
+    """Every sample scores the same, and an untrained model nothing."""
+    recording = np.arange(2)
+    scores = {width: np.full(2, round(score_of(state, width), 9)) for width in widths}
+    untrained = {width: np.zeros(2) for width in widths}
+    return score_curve(scores, recording, rng, trained, untrained)

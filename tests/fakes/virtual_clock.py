@@ -1,64 +1,10 @@
-"""An event loop whose clock jumps: hours pass in milliseconds, and every run is the same.
+"""Tests in virtual time: hours pass in milliseconds, and every run is the same."""
 
-Nothing may block in it: no threads (`asyncio.to_thread` runs at once, in the loop), no sockets, no
-child processes.
-"""
-
-import asyncio
 import functools
-import selectors
 
-IDLE_LIMIT = 200_000
-"""So many turns of the loop without time passing are a busy loop."""
+from slimfleet.simulation.virtual_clock import Stuck, VirtualClockLoop, run
 
-
-class Stuck(BaseException):
-    """The simulation can never go on. Not an Exception: no code under test may swallow it."""
-
-
-class _NoWaiting(selectors.DefaultSelector):
-    """Lets time pass instead of waiting."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = 0.0
-        self._turns = 0
-
-    def select(self, timeout=None):
-        if timeout is None:
-            raise Stuck("nothing is scheduled any more and nothing can wake the loop")
-        if timeout > 0:
-            self.now += timeout
-            self._turns = 0
-        self._turns += 1
-        if self._turns > IDLE_LIMIT:
-            raise Stuck(f"busy loop: {IDLE_LIMIT} turns and still t = {self.now:.3f} s")
-        return []
-
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """Jumps to the next timer whenever nothing is ready."""
-
-    def __init__(self):
-        self._waiting = _NoWaiting()
-        super().__init__(self._waiting)
-
-    def time(self):
-        return self._waiting.now
-
-    def run_in_executor(self, executor, func, *args):
-        done = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
-            done.set_exception(error)
-        return done
-
-
-def run(coroutine):
-    """Run a coroutine to its end in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-        return runner.run(coroutine)
+__all__ = ["Stuck", "VirtualClockLoop", "run", "simulated"]
 
 
 def simulated(test):

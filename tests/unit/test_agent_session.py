@@ -177,6 +177,14 @@ def test_an_absurd_block_size_is_not_used(nonsense):
 # --- tasks --------------------------------------------------------------------------------------
 
 
+def test_what_was_measured_travels_with_the_update(ready):
+    hear(ready, task(1))
+    ready.handle(WeightsArrived(1, b"weights", 10, 0.1), NOW)
+    measured = (m.WidthEvaluation(width=0.5, score=0.7, loss=0.4, samples=9),)
+    (kept,) = ready.handle(TrainingDone(1, b"state", 100, 4, 0.5, 2.0, measured), NOW)
+    assert kept.evaluations == measured
+
+
 def test_a_task_goes_from_acceptance_to_an_update_that_is_kept_before_it_is_sent(ready):
     given = task(1)
     accepted = Say(m.Progress(round=1, stage=Stage.ACCEPTED))

@@ -78,6 +78,25 @@ def test_a_server_is_read_with_defaults_for_what_is_not_said(server):
     assert (config.folder, config.name, config.reader) == ("server-data", "server", "npz")
 
 
+DEVICES = ("model =", 'contributions.evaluator = "devices"\nmodel =')
+DEVICES_TOO = ('fleet = "pumps"', 'contributions.evaluator = "devices"\nfleet = "pumps"')
+WITHOUT_DATA = ('validation = "validation.npz"', "")
+
+
+def test_a_server_whose_devices_measure_needs_no_validation_data(server):
+    config = server(DEVICES, WITHOUT_DATA)
+    assert config.validation == ""
+    assert config.campaign.contributions.method == "cosine-to-aggregate"
+
+
+def test_a_method_that_needs_validation_data_is_refused_where_there_is_none(server):
+    shapley = ("model =", 'contributions.method = "exact-shapley"\nmodel =')
+    text = complaint(server, shapley, DEVICES_TOO, WITHOUT_DATA)
+    assert "needs validation data on the server" in text
+    assert "use one of" in text
+    assert "cosine-to-aggregate" in text
+
+
 def test_an_agent_is_read(agent):
     config = agent()
     assert config.train.data == "own.npz"
@@ -100,7 +119,9 @@ def test_an_agent_that_only_infers_has_no_training_section(agent):
         ("deadline_s = 30", "deadline_s = '30'", "campaign.rounds.deadline_s: Expected `float`"),
         ('fleet = "pumps"', "fleet = 7", "campaign.fleet: Expected `str`, got `int`"),
         ('model = "cnn1d"', "", "campaign: Object missing required field `model`"),
-        ('validation = "validation.npz"', "", "missing required field `validation`"),
+        ('validation = "validation.npz"', "", "validation is missing: name a file of labelled"),
+        ("model =", 'contributions.method = "guess"\nmodel =', "'guess' is none of"),
+        ("model =", 'contributions.evaluator = "devices"\nmodel =', "validation is not used with"),
         ('fleet = "pumps"', 'fleet = "Pumps 1"', "campaign.fleet 'Pumps 1': use 1 to 64 of a-z"),
         ("deadline_s = 30", "deadline_s = 0", "rounds.deadline_s = 0.0 must be above 0"),
         ("deadline_s = 30", "deadline_s = inf", "rounds.deadline_s = inf must be a finite number"),

@@ -26,7 +26,7 @@ from coordinator.duties import (
     shared,
 )
 from coordinator.fleet import Campaign, Phase
-from coordinator.settings import Rewards
+from coordinator.settings import Contributions, Rewards
 from journal import events as e
 from tests.fakes.office import MIB, OFFLINE, Office, digest, profile, settings, share_of
 
@@ -136,6 +136,12 @@ def test_a_task_goes_to_whom_it_was_given_and_not_to_others():
     assert task.weights == share_of(next(iter(shared(desk.state)))).reference
     assert task.seed != task_of(desk, B).seed
     assert task_of(desk, C) is None
+
+
+@pytest.mark.parametrize("evaluator", ["server", "devices"])
+def test_a_task_asks_for_an_evaluation_where_devices_measure(evaluator):
+    task = task_of(office(A, B, contributions=Contributions(evaluator=evaluator)), A)
+    assert task.evaluate == (evaluator == "devices")
 
 
 def test_a_task_is_held_back_until_its_weights_are_on_the_broker():
@@ -422,7 +428,9 @@ def test_blobs_are_kept_as_long_as_something_reads_them():
     assert update in needed_blobs(desk.state), "not scored yet"
     desk.scored()
     assert update not in needed_blobs(desk.state)
-    assert needed_blobs(desk.state) == {digest("round 1")}
+    assert needed_blobs(desk.state) == {first, digest("round 1")}, "the step between is known"
+    desk.round_()
+    assert needed_blobs(desk.state) == {digest("round 1"), digest("round 2")}
     desk.finish_training()
     desk.exported()
     assert set(desk.state.releases) <= needed_blobs(desk.state)

@@ -21,8 +21,8 @@ def state(number):
 class Server(FinishedRun):
     """A run whose weights tell the round."""
 
-    def __init__(self, folder):
-        super().__init__(folder, options=OPTIONS)
+    def __init__(self, folder, **changes):
+        super().__init__(folder, options=OPTIONS, **changes)
 
     def finish_round(self, number):
         super().finish_round(number, state(number))
@@ -67,6 +67,15 @@ def test_round_zero_are_the_initial_weights(server):
     server.finish_round(1)
     run = read_run(server.folder, 0)
     assert (run.round, run.scores) == (0, {1.0: 0.05})
+
+
+def test_a_curve_that_devices_reported_is_no_score_of_the_rounds_own_weights(tmp_path):
+    by_devices = {"contributions": {"evaluator": "devices"}}
+    server = Server(tmp_path / "data", settings=by_devices)
+    server.initialise(state(0), score=0.0)
+    server.finish_round(1)
+    assert [read_run(server.folder, number).scores for number in (0, 1)] == [{}, {}]
+    server.journal.close()
 
 
 @pytest.mark.parametrize("number", [-1, 3, 99])

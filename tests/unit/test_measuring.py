@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coordinator import work
 from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
 from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
 from coordinator.contribution.evidence import EvidenceError
@@ -601,3 +602,11 @@ def test_a_model_without_a_finite_score_is_left_out(bench, updates, monkeypatch)
 def test_an_assessment_without_data_is_refused(bench):
     with pytest.raises(ValueError, match="alone_steps = 0"):
         assess(replace(bench, validation=None), AssessJob(1, ()))
+
+
+def test_values_that_are_remembered_are_those_that_would_be_measured_again(bench, updates):
+    digest = score_round(bench, job_for(bench, updates)).digest
+    remembered = work._values[bench.blobs, digest]
+    work._values.clear()
+    measured = work._values_of(bench, digest, work._validation(bench))
+    np.testing.assert_array_equal(remembered, measured)

@@ -339,7 +339,7 @@ def test_a_users_reader_is_loaded_from_an_entry_point(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("parquet", r"no reader 'parquet': use one of \['csv', 'images', 'npz'\]"),
+        ("parquet", r"no reader 'parquet': use one of \['csv', 'idx', 'images', 'npz'\]"),
         ("plant_readers:pump", "has no attribute 'pump'"),
         ("no_such_package:pump", "No module named"),
         ("plant_readers:number", "a function is needed"),

@@ -22,7 +22,7 @@ from broker.messages import (
     WidthCost,
 )
 from coordinator import inputs as i
-from coordinator.duties import Export, Initialise, Score, job, publications, shared
+from coordinator.duties import Assess, Export, Initialise, Score, job, publications, shared
 from coordinator.fleet import Phase, confirmed
 from coordinator.rounds import admit
 from coordinator.settings import Contributions, Releases, Rewards
@@ -854,8 +854,11 @@ class Campaigns(RuleBasedStateMachine):
         budget=st.integers(1, 4),
         exact=st.booleans(),
         granted=st.sampled_from([0.0, 0.125]),
+        mode=st.sampled_from(["post-training", "training-time"]),
+        alone_steps=st.sampled_from([0, 0, 8]),
+        caps=st.sampled_from([{}, {A: 0.5}, {B: 0.125}]),
     )
-    def begin(self, quorum, every, budget, exact, granted):
+    def begin(self, quorum, every, budget, exact, granted, mode, alone_steps, caps):
         self.desk = Office(
             settings(
                 rounds={
@@ -865,9 +868,15 @@ class Campaigns(RuleBasedStateMachine):
                     "failures_limit": 3,
                 },
                 contributions=Contributions(
-                    method="exact-shapley" if exact else "permutation-shapley"
+                    method="exact-shapley" if exact else "permutation-shapley",
+                    alone_steps=alone_steps,
                 ),
-                rewards=Rewards(ladder=(0.125, 0.25, 0.5, 0.75, 1.0), inference_only_width=granted),
+                rewards=Rewards(
+                    mode=mode,
+                    ladder=(0.125, 0.25, 0.5, 0.75, 1.0),
+                    inference_only_width=granted,
+                    caps=caps,
+                ),
                 releases=Releases(attempts=2, delivery_s=30.0),
             )
         )
@@ -878,6 +887,8 @@ class Campaigns(RuleBasedStateMachine):
         self.checked = 0
         self.closed = {}
         self.counters = {}
+        self.entitled = {}
+        self.assessed = False
 
     @rule(seconds=durations)
     def time_passes(self, seconds):
@@ -953,6 +964,11 @@ class Campaigns(RuleBasedStateMachine):
             scores, better=better, points=curve(dict(zip(widths, sorted(points), strict=True)))
         )
 
+    @precondition(lambda self: isinstance(job(self.desk.state), Assess))
+    @rule(scores=st.dictionaries(devices, st.floats(0, 1)))
+    def the_worker_assesses(self, scores):
+        self.desk.assessed(scores)
+
     @precondition(lambda self: isinstance(job(self.desk.state), Export))
     @rule(worse=st.sampled_from(["", "", "w" * 20_000]))
     def the_worker_exports(self, worse):
@@ -974,6 +990,8 @@ class Campaigns(RuleBasedStateMachine):
             self.everybody_answers(set())
             if isinstance(job(self.desk.state), Score):
                 self.desk.scored(scores)
+            elif isinstance(job(self.desk.state), Assess):
+                self.desk.assessed()
 
     @precondition(lambda self: self.desk.state.phase is Phase.DELIVERING)
     @rule()
@@ -992,14 +1010,19 @@ class Campaigns(RuleBasedStateMachine):
         counter=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
         state=st.sampled_from(list(InstallState)),
         right=st.booleans(),
+        code=st.sampled_from(["", "try-again", "try-again:killed"]),
     )
-    def a_device_reports_what_it_runs(self, device, counter, state, right):
+    def a_device_reports_what_it_runs(self, device, counter, state, right, code):
         known = self.desk.state.devices.get(device)
         deployed = known.deployed if known else None
         report = Report(counter=counter, state=state, running="f" * 64, detail="x" * 9000)
         if right and deployed:
             report = Report(
-                counter=deployed.counter, state=state, running=deployed.digest, width=deployed.width
+                counter=deployed.counter,
+                state=state,
+                running=deployed.digest,
+                width=deployed.width,
+                code=code,
             )
         self.desk.say(i.ReportReceived(device, report))
 
@@ -1034,6 +1057,10 @@ class Campaigns(RuleBasedStateMachine):
                 self.closed[number] = None
                 self.tasks = {task.device: task for task in event.tasks}
                 self.answers = {}
+                self.assessing = event.assessment
+                if self.desk.settings.rewards.mode == "training-time" and not event.assessment:
+                    for task in event.tasks:
+                        assert task.width <= self.entitled.get(task.device, 0.25)
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted():
                 assert self.closed[number] is None, "a closed round changed"
                 assert event.device in self.tasks
@@ -1060,12 +1087,23 @@ class Campaigns(RuleBasedStateMachine):
                 self.closed[number] = event
             case e.RoundScored():
                 assert self.closed[number].aggregated
+                assert not self.assessing
+            case e.AloneMeasured():
+                assert self.closed[number].aggregated
+                assert self.assessing
+                assert not self.assessed, "assessed twice"
+                self.assessed = True
+            case e.EntitlementsRevised():
+                self.entitled |= event.widths
+                grid = self.desk.settings.widths
+                assert set(event.widths.values()) <= set(grid)
             case e.DeploymentIssued():
                 assert event.counter > self.counters.get(event.device, 0)
                 self.counters[event.device] = event.counter
                 known = self.desk.state.devices[event.device]
                 assert not event.digest or event.digest in self.desk.state.releases
                 assert known.device == event.device
+                assert event.width <= self.desk.settings.rewards.caps.get(event.device, 1.0)
             case e.RewardsAllocated():
                 best = max((reward.contribution for reward in event.rewards), default=0.0)
                 for reward in event.rewards:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from broker.codec import encode
 from broker.messages import LinkStatus, ServerState
 from coordinator.settings import (
+    Contributions,
     Presence,
     Releases,
     Rewards,
@@ -26,11 +27,14 @@ NUMBERS = {
     WidthPolicy: ("time_share", "memory_share"),
     Presence: ("heartbeat_s", "late_after"),
     Releases: ("valid_days", "attempts"),
+    Contributions: ("coalitions", "decay"),
+    Rewards: ("min_trainers", "significance", "aversion"),
 }
 NOT_NEGATIVE = {
     Training: ("momentum", "weight_decay"),
     Rounds: ("minimum", "gather_s", "release_every", "retry_s"),
-    Rewards: ("cutoff",),
+    Rewards: ("cutoff", "sharing"),
+    Contributions: ("trim", "novelty", "alone_steps"),
     Presence: ("grace_s",),
     Releases: ("delivery_s",),
 }
@@ -41,6 +45,7 @@ PLACE = {
     Presence: "presence",
     Releases: "releases",
     Rewards: "rewards",
+    Contributions: "contributions",
 }
 
 
@@ -110,12 +115,55 @@ def test_a_number_in_the_options_of_a_model_must_be_finite_too():
         ({"width_policy": WidthPolicy(memory_share=2.0)}, "width_policy.memory_share"),
         ({"presence": Presence(late_after=4.0)}, "presence.offline_after"),
         ({"seed": -1}, "seed"),
+        ({"contributions": Contributions(decay=1.01)}, "contributions.decay"),
+        ({"rewards": Rewards(sharing=1.5)}, "rewards.sharing"),
+        ({"rewards": Rewards(significance=1.0)}, "rewards.significance"),
+        ({"rewards": Rewards(first_entitlement=0.3)}, "rewards.first_entitlement = 0.3"),
+        ({"rewards": Rewards(caps={"pump-1": 50})}, "rewards.caps: 50 for pump-1"),
+        ({"rewards": Rewards(rule="tiers")}, 'the rule "tiers" needs at least one'),
+        ({"rewards": Rewards(tiers=((0.5, 0.25),))}, 'rewards.rule = "equal-gain"'),
+        ({"rewards": Rewards(rule="tiers", tiers=((0.5, 0.3),))}, "0.5, 0.3. must be a share"),
+        ({"rewards": Rewards(rule="tiers", tiers=((-1.0, 0.5),))}, "-1.0, 0.5. must be a share"),
+        (
+            {"rewards": Rewards(rule="tiers", tiers=((1.0, 0.5), (0.5, 1.0)))},
+            "must have a larger share",
+        ),
+        (
+            {"rewards": Rewards(rule="tiers", tiers=((0.5, 1.0), (1.0, 0.5)))},
+            "a width that is not narrower",
+        ),
+        ({"contributions": Contributions(trim=0.5)}, "contributions.trim = 0.5 must be below 0.5"),
+        ({"contributions": Contributions(evaluator="devices", alone_steps=5)}, "alone_steps = 0"),
         ({"options": {"classes": ["x" * 100] * 100}}, "options are"),
     ],
 )
 def test_a_contradiction_names_its_setting(changes, named_setting):
     with pytest.raises(SettingsError, match=named_setting):
         settings(**changes).check()
+
+
+def test_the_default_method_is_one_that_the_evaluator_can_serve():
+    assert Contributions().method == "permutation-shapley"
+    assert Contributions(evaluator="devices").method == "cosine-to-aggregate"
+    chosen = Contributions(evaluator="devices", method="class-rows")
+    assert chosen.method == "class-rows"
+    assert msgspec.convert(msgspec.to_builtins(chosen), Contributions) == chosen
+
+
+def test_what_rewards_may_be_set_to_is_accepted():
+    tiers = ((0.0, 0.25), (0.5, 0.25), (1.0, 1.0))
+    settings(rewards=Rewards(rule="tiers", tiers=tiers)).check()
+    settings(
+        contributions=Contributions(decay=0.9, alone_steps=8),
+        rewards=Rewards(
+            mode="training-time",
+            rule="sharing-coefficient",
+            sharing=1.0,
+            first_entitlement=0.5,
+            caps={"pump-1": 0.125},
+        ),
+        rounds=Rounds(release_every=2),
+    ).check()
 
 
 def test_an_inference_only_device_may_be_granted_a_width_of_the_ladder():

@@ -351,7 +351,8 @@ async def test_a_full_disk_does_not_stop_a_fetch(stocked, tmp_path):
     in_the_way.write_bytes(b"")
     _, fetcher = device(stocked, in_the_way)
     assert await fetcher.fetch(*blob_of(), 10) == DATA
-    assert fetcher.counts.unsaved == BLOCKS
+    # What completes the blob is handed out at once and needs no place on the disk.
+    assert BLOCKS - WINDOW <= fetcher.counts.unsaved < BLOCKS
 
 
 async def test_kept_blocks_that_nobody_wants_any_more_are_removed(stocked, tmp_path):

@@ -1,0 +1,135 @@
+"""What devices claim rewards with: shares, the cut-off, and which contributions are tied. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.contribution.ledger import ROUNDING, Total, differ, half_width
+from coordinator.settings import Rewards
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one device brings forward.
+
+    Attributes:
+        total: its account in the ledger.
+        alone: what its own model scored, None where that was not measured.
+    """
+
+    device: str
+    total: Total
+    alone: float | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether what was measured are finite numbers."""
+        return all(map(math.isfinite, (self.total.score, *self.total.blocks)))
+
+    @property
+    def contribution(self) -> float:
+        """The score of the account; 0 where it is not sound."""
+        return self.total.score if self.sound else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the contribution; the contribution, twice, where there is none."""
+        return self.total.interval if self.sound else (0.0, 0.0)
+
+    @property
+    def own_score(self) -> float | None:
+        """What its own model scored, None where that is no finite number either."""
+        return self.alone if self.alone is not None and math.isfinite(self.alone) else None
+
+
+def ranked(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims, the smallest contribution first; equal ones by name."""
+    return sorted(claims, key=lambda claim: (claim.contribution, claim.device))
+
+
+def shares(contributions: Mapping[str, float]) -> dict[str, float]:
+    """Return each contribution as a multiple of the average; all 0 where nobody advanced."""
+    total = progress(contributions)
+    if total <= 0:
+        return dict.fromkeys(contributions, 0.0)
+    return {device: len(contributions) * s / total for device, s in contributions.items()}
+
+
+def progress(contributions: Mapping[str, float]) -> float:
+    """Return the sum of the contributions; 0 where it is below 0 or only the rounding of terms."""
+    total = math.fsum(contributions.values())
+    return total if total > ROUNDING * math.fsum(map(abs, contributions.values())) else 0.0
+
+
+def cut_off(ranks: Sequence[Claim], share: Mapping[str, float], policy: Rewards) -> dict[str, str]:
+    """Return each device that receives no release, with the reason.
+
+    A contribution that is not significantly above 0 (its 95 % interval reaches 0) is cut off,
+    unless it is at least as large as one that passes: ranks are kept. A cut-off of 0 turns off
+    this test as well.
+
+    Args:
+        ranks: the smallest contribution first.
+        share: device -> multiple of the average contribution.
+        policy: the cut-off, and the lowest tier where the rule has tiers.
+    """
+    cut: dict[str, str] = {}
+    passed = False
+    for claim in ranks:
+        own = share[claim.device]
+        low, high = claim.interval
+        average = f"no release: {own:.2f} times the average contribution"
+        if not claim.sound:
+            cut[claim.device] = f"{average}, because what was measured is no finite number"
+        elif own < policy.cutoff:
+            cut[claim.device] = f"{average} is below the cut-off of {policy.cutoff:g}"
+        elif policy.rule == "tiers" and not any(own >= least for least, _ in policy.tiers):
+            cut[claim.device] = f"{average} is below the lowest tier"
+        elif policy.cutoff > 0 and not passed and len(claim.total.blocks) > 1 and low <= 0:
+            cut[claim.device] = (
+                f"{average} is not significantly above 0: its 95 % interval is"
+                f" {low:.3g} to {high:.3g}"
+            )
+        else:
+            passed = True
+    return cut
+
+
+def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
+    """Return claims in groups of those that must get one width.
+
+    Two whose contributions do not differ significantly are tied, and so is whoever is tied to
+    one of them or stands between two that are: else ranks or ties would be broken.
+
+    Args:
+        ranks: the smallest contribution first.
+        level: of the test, see `coordinator.contribution.ledger.differ`.
+    """
+    accounts = [(claim.contribution, claim.total) for claim in ranks]
+    widths = [half_width(total.blocks, level) for _, total in accounts]
+    widest = max(widths, default=0.0)
+    asked = list(range(len(ranks)))  # of each claim, the last one that it was compared with
+
+    def tied_beyond(start: int, reach: int) -> int | None:
+        """Return a claim after ``reach`` that is tied to one from ``start`` to ``reach``."""
+        for place in range(reach, start - 1, -1):
+            score, total = accounts[place]
+            for other in range(max(reach, asked[place]) + 1, len(ranks)):
+                rival, its_total = accounts[other]
+                slack = widths[place] + ROUNDING * max(abs(rival), abs(score))
+                if rival - score > slack + widest:
+                    break
+                asked[place] = other
+                # Where their own intervals are apart, so is that of their difference from 0.
+                apart = rival - score > slack + widths[other]
+                if not apart and not differ(total, its_total, level):
+                    return other
+        return None
+
+    groups: list[list[Claim]] = []
+    while (start := sum(map(len, groups))) < len(ranks):
+        reach = start
+        while (tied := tied_beyond(start, reach)) is not None:
+            reach = tied
+        groups.append(list(ranks[start : reach + 1]))
+    return groups

@@ -1,0 +1,341 @@
+"""One campaign of a simulated fleet: real coordinator, real agents, real training, virtual time.
+
+::
+
+    devices = [SimulatedDevice("press", samples), SimulatedDevice("lathe", others, widest=0.5)]
+    outcome = simulate(settings, devices, validation, folder)
+
+Coordinator and agents are those of a real fleet, wired to a broker in memory and to a clock that
+jumps. So a round here is a round there: same messages, same journal, same decisions. Trainings and
+measurements are computed for real; in virtual time they take a moment. A campaign depends on its
+settings, its data and its seed alone: what differs between two runs are the CPU seconds that the
+journal notes with each score.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from broker.codec import encode
+from broker.envelope import Verifier, public_key_of
+from broker.link import Link, Will
+from broker.memory import MemoryBroker, MemoryLink
+from broker.messages import LinkStatus, ServerState
+from broker.permissions import Permissions, device_permissions, server_permissions
+from broker.topics import ServerTells, ServerTopic, check_name, topic_for
+from coordinator.bench import Bench
+from coordinator.fleet import Campaign, Phase
+from coordinator.server import Coordinator, Desk, Identity
+from coordinator.settings import Settings
+from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
+from edge_agent.installation import ModelInstaller
+from edge_agent.outbox import Outbox
+from edge_agent.probe import ProbeResult
+from edge_agent.session import AgentSession
+from edge_agent.slots import ModelSlots
+from journal.blobs import BlobFolder
+from journal.chain import Record, verify
+from journal.disk import make_folder
+from journal.platform import unflushed
+from journal.store import Journal
+from profiler.profile import MachineFacts
+from slimfleet.simulation.devices import PLENTY, SimulatedDevice, SimulatedTrainer
+from slimfleet.simulation.errors import SimulationError
+from slimfleet.simulation.jobs import InProcessJobs
+from slimfleet.simulation.virtual_clock import run
+from slimfleet.simulation.workers import Workers, open_workers
+from slimmable.samples import Samples
+from slimmable.spec import WidthSpec
+from slimmable.state import ModelState, decode_state
+
+__all__ = ["Outcome", "SimulatedDevice", "simulate"]
+
+SERVER = "server"
+SOFTWARE = "slimfleet simulation"
+EPOCH = 1_800_000_000.0  # what the clock shows at the start
+LOOK_S = 0.02
+SIGNING_KEY = bytes(range(32))  # nobody outside this process could take part
+FLEET_SECRET = bytes(reversed(range(32)))
+FACTS = MachineFacts(1, (), PLENTY, PLENTY, "simulated", "simulated", "", {})
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign came to.
+
+    Attributes:
+        state: of the campaign at its end.
+        records: the whole journal, its chain verified.
+        final: the full-width weights of the last scored round.
+    """
+
+    state: Campaign
+    records: tuple[Record, ...]
+    final: ModelState
+
+
+def simulate(
+    settings: Settings,
+    devices: Sequence[SimulatedDevice],
+    validation: Samples | None,
+    folder: Path,
+    *,
+    workers: int = 0,
+    export: bool = False,
+    progress: Progress = lambda _done, _budget: None,
+) -> Outcome:
+    """Play one campaign from its start until rewards are allocated.
+
+    The first round waits for all devices, whatever rounds.min_devices says.
+
+    Args:
+        settings: of the campaign.
+        devices: who takes part.
+        validation: the server's samples; None where the devices evaluate.
+        folder: journal, blobs and data go below it; it must hold no other campaign.
+        workers: training processes; 0 = train in this process. It changes the time, nothing else.
+        export: go on until every device runs the ONNX file that it earned.
+        progress: called with the number of scored rounds and the most there can be.
+
+    Raises:
+        SimulationError: the campaign cannot be played; the message says what to change.
+        SettingsError: the settings contradict themselves.
+        ModelError, SamplesError: the model or the data cannot be used.
+    """
+    _check(settings, devices, validation, folder)
+    settings = msgspec.structs.replace(
+        settings, rounds=msgspec.structs.replace(settings.rounds, min_devices=len(devices))
+    ).check()
+    with unflushed(), open_workers(workers) as pool:
+        fleet = _Fleet(settings, devices, make_folder(folder), export=export)
+        return run(fleet.play(fleet.bench(validation), pool, progress))
+
+
+def _check(
+    settings: Settings,
+    devices: Sequence[SimulatedDevice],
+    validation: Samples | None,
+    folder: Path,
+) -> None:
+    names = [device.name for device in devices]
+    for device in devices:
+        try:
+            check_name(device.name, "device")
+        except ValueError as error:
+            raise SimulationError(str(error)) from error
+        if not settings.widths[0] <= device.widest <= 1:
+            raise SimulationError(
+                f"device {device.name!r}: widest width {device.widest:g} must be from"
+                f" {settings.widths[0]:g} to 1, the range of the training grid"
+            )
+        _ = device.kind
+    if len(set(names)) < len(names):
+        raise SimulationError(f"two devices have one name among {sorted(names)}; rename one")
+    if len(devices) < settings.rounds.quorum:
+        raise SimulationError(
+            f"{len(devices)} devices and rounds.quorum = {settings.rounds.quorum}: no round could"
+            " count; lower the quorum or simulate more devices"
+        )
+    if validation is None and settings.contributions.evaluator == "server":
+        raise SimulationError(
+            "no validation data: the server has nothing to measure with; supply some, or set"
+            " contributions.evaluator = 'devices'"
+        )
+    if (folder / SERVER / "journal").exists():
+        raise SimulationError(f"{folder} holds a campaign already; name another folder")
+
+
+class _Fleet:
+    """Everybody who takes part, in one folder and one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Sequence[SimulatedDevice],
+        folder: Path,
+        *,
+        export: bool,
+    ) -> None:
+        self._settings, self._devices, self._folder = settings, devices, folder
+        self._export = export
+        self._permissions = {
+            SERVER: server_permissions(settings.fleet),
+            **{one.name: device_permissions(settings.fleet, one.name) for one in devices},
+        }
+        self._broker = MemoryBroker(self._permissions_of)
+        self._links: list[Link] = []
+        self._verify_key = public_key_of(SIGNING_KEY)
+
+    def _permissions_of(self, user: str) -> Permissions:
+        return self._permissions[user]
+
+    def bench(self, validation: Samples | None) -> Bench:
+        """Write the validation data and say where everything is."""
+        server = make_folder(self._folder / SERVER)
+        settings = self._settings
+        path = None
+        if validation is not None:
+            # Named by its content: whoever reads it remembers it by its name.
+            found = hashlib.sha256()
+            for array in (validation.x, validation.y, validation.recording):
+                found.update(array.tobytes())
+            path = server / f"validation-{found.hexdigest()[:16]}.npz"
+            np.savez(path, **dataclasses.asdict(validation))
+        return Bench(
+            model=settings.model,
+            options=settings.options,
+            validation=path,
+            reader="npz",
+            blobs=server / "blobs",
+            templates=server / "templates",
+            grid=settings.widths,
+            ladder=settings.rewards.ladder,
+            seed=settings.seed,
+            fleet=settings.fleet,
+        )
+
+    async def play(self, bench: Bench, pool: Workers, progress: Progress) -> Outcome:
+        """Start everybody, wait for the end, and end everybody."""
+        jobs = InProcessJobs(export=self._export)
+        spec = WidthSpec.from_json(await jobs.describe(bench))
+        with Journal.open(self._folder / SERVER / "journal") as journal:
+            blobs = BlobFolder(bench.blobs)
+            desk = Desk(
+                self._link(SERVER, self._server_will()),
+                journal,
+                blobs,
+                jobs,
+                _clock,
+                self._folder / SERVER,
+            )
+            identity = Identity(FLEET_SECRET, SIGNING_KEY)
+            coordinator = Coordinator(self._settings, spec, bench, identity, desk, SOFTWARE)
+            agents = self._agents(spec, pool)
+            async with self._running([coordinator.run, *(agent.run for agent in agents)]) as tasks:
+                await self._until_over(coordinator, journal, tasks, progress)
+            records = tuple(journal.records())
+            verify(records, journal.head)
+            state = coordinator.state
+            return Outcome(state, records, decode_state(blobs.get(state.weights)))
+
+    def _link(self, user: str, will: Will) -> Link:
+        link = MemoryLink(self._broker, user, will)
+        self._links.append(link)
+        return link
+
+    def _server_will(self) -> Will:
+        topic = topic_for(self._settings.fleet, ServerTopic(ServerTells.STATE))
+        return Will(topic, encode(ServerState(status=LinkStatus.OFFLINE)))
+
+    def _agents(self, spec: WidthSpec, pool: Workers) -> list[Agent]:
+        data = make_folder(self._folder / "data")
+        labels = [device.samples.y for device in self._devices]
+        classes = max(1 + int(y.max()) if y.dtype.kind in "iu" else 1 for y in labels)
+        return [
+            self._agent(
+                device.name,
+                SimulatedTrainer(device, data, spec, classes, self._settings.seed, pool),
+            )
+            for device in self._devices
+        ]
+
+    def _agent(self, name: str, trainer: SimulatedTrainer) -> Agent:
+        fleet, folder = self._settings.fleet, make_folder(self._folder / "devices" / name)
+        verifier = Verifier.trusting([self._verify_key], fleet, name)
+        installer = ModelInstaller(
+            ModelSlots(folder / "slots"), verifier, {}, "npz", attempt=_trust
+        )
+        identity = AgentIdentity(
+            fleet=fleet,
+            device=name,
+            session=1,
+            version=SOFTWARE,
+            emulated="simulated",  # so that no real transfer is timed
+            memory_budget=PLENTY,
+        )
+        equipment = Equipment(
+            link=self._link(name, last_will(fleet, name, 1)),
+            session=AgentSession(name, verifier, can_train=True, installed=installer.installed()),
+            outbox=Outbox(folder / "outbox"),
+            installer=installer,
+            facts=FACTS,
+            folder=folder,
+            clock=_clock,
+            trainer=trainer,
+            telemetry_s=1e9,
+        )
+        return Agent(identity, equipment)
+
+    @contextlib.asynccontextmanager
+    async def _running(
+        self, bodies: Sequence[Callable[[], Coroutine[None, None, None]]]
+    ) -> AsyncIterator[list[asyncio.Task[None]]]:
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(body()) for body in bodies]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for link in self._links:
+                await link.stop(graceful=False)
+
+    async def _until_over(
+        self,
+        coordinator: Coordinator,
+        journal: Journal,
+        tasks: Sequence[asyncio.Task[None]],
+        progress: Progress,
+    ) -> None:
+        rounds = self._settings.rounds
+        patience = 10 * max(rounds.deadline_s, rounds.gather_s, rounds.retry_s, 60.0)
+        now, told = asyncio.get_running_loop().time, -1
+        count, since = journal.head.count, now()
+        while not self._over(coordinator.state):
+            for task in tasks:
+                if task.done():
+                    task.result()
+                    raise SimulationError("a device or the server ended by itself; see the log")
+            if coordinator.state.weights_round != told:
+                told = coordinator.state.weights_round
+                progress(told, rounds.budget)
+            if journal.head.count != count:
+                count, since = journal.head.count, now()
+            elif now() - since > patience:
+                raise SimulationError(f"the campaign stands still: {_trouble(coordinator.state)}")
+            await asyncio.sleep(LOOK_S)
+        if coordinator.state.scored is None:
+            raise SimulationError(f"no round was scored: {_trouble(coordinator.state)}")
+        progress(coordinator.state.weights_round, rounds.budget)
+
+    def _over(self, state: Campaign) -> bool:
+        if self._export:
+            return state.phase is Phase.FINISHED
+        after = (Phase.EXPORTING, Phase.DELIVERING, Phase.FINISHED)
+        return bool(state.stopped) and state.phase in after
+
+
+async def _trust(_model: Path, _manifest: Path) -> ProbeResult:
+    """Start no child process: this very machine has just compared the file with the network."""
+    return ProbeResult(ok=True, latency_s=0.0, detail="")
+
+
+def _clock() -> float:
+    return EPOCH + asyncio.get_running_loop().time()
+
+
+def _trouble(state: Campaign) -> str:
+    """Return in one line what keeps a campaign from going on."""
+    lines = [state.stopped] if state.stopped else [f"it is {state.phase}"]
+    lines += [f"{d.device}: {d.last_drop}" for d in state.devices.values() if d.last_drop][:3]
+    lines += [f"{d.device}: {d.reason}" for d in state.devices.values() if not d.width][:3]
+    return "; ".join(lines)

@@ -1,0 +1,155 @@
+"""The devices of a simulation: what each one is like, and its stand-in for a training process."""
+
+import asyncio
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from broker.messages import WidthEvaluation
+from edge_agent.trainer_process import TrainRequest
+from edge_agent.trainer_protocol import DataSource, TrainCommand, Trained
+from edge_agent.training_failure import expect
+from profiler.profile import Benchmark, WidthCost
+from slimfleet.simulation.errors import SimulationError
+from slimfleet.simulation.riders import RIDERS, Received, Rider, Seen, claimed_loss
+from slimfleet.simulation.workers import Workers
+from slimmable.samples import Samples
+from slimmable.spec import WidthSpec
+from slimmable.state import decode_state, encode_state
+
+TRAINING_S = 0.1  # virtual; long enough for all devices of a round to have begun
+STEP_S = 1e-6
+PLENTY = 1 << 40
+
+
+@dataclass(frozen=True)
+class SimulatedDevice:
+    """What one device is like.
+
+    Attributes:
+        name: of the device, as in a topic: a-z, 0-9 and '-'.
+        samples: its own data.
+        widest: the widest width that it can train.
+        rider: a key of `slimfleet.simulation.riders.RIDERS`; "" = honest.
+    """
+
+    name: str
+    samples: Samples
+    widest: float = 1.0
+    rider: str = ""
+
+    @property
+    def kind(self) -> Rider | None:
+        """The rider's behaviour, None where the device is honest.
+
+        Raises:
+            SimulationError: there is no such rider.
+        """
+        if not self.rider:
+            return None
+        if self.rider not in RIDERS:
+            raise SimulationError(
+                f"device {self.name!r}: no rider {self.rider!r}; use one of {sorted(RIDERS)}"
+            )
+        return RIDERS[self.rider]
+
+
+class SimulatedTrainer:
+    """`edge_agent.agent.TrainerHandle` whose trainings are real and take virtual time."""
+
+    def __init__(
+        self,
+        device: SimulatedDevice,
+        folder: Path,
+        spec: WidthSpec,
+        classes: int,
+        seed: int,
+        workers: Workers,
+    ) -> None:
+        """Write the device's data where the workers find it.
+
+        Args:
+            device: whose.
+            folder: of the simulation's data.
+            spec: of the model.
+            classes: that the model tells apart.
+            seed: of the simulation; riders draw from it.
+            workers: compute the trainings.
+        """
+        self._device, self._rider = device, device.kind
+        self._spec, self._workers = spec, workers
+        self._rng = np.random.default_rng((seed, zlib.crc32(device.name.encode())))
+        self._received: list[Received] = []
+        samples = device.samples
+        if self._rider:
+            samples = self._rider.samples(samples, classes, self._rng)
+        self._count = len(samples)
+        path = folder / f"{device.name}.npz"
+        np.savez(path, x=samples.x, y=samples.y, recording=samples.recording)
+        self._data = DataSource(path=str(path), reader="npz")
+
+    async def profile(
+        self,
+        model: str,
+        options: dict[str, Any],  # noqa: ARG002 - nothing is timed
+        widths: Sequence[float],
+        batch_size: int,
+    ) -> Benchmark:
+        """Claim to be quick at every width up to the device's widest, and unable beyond."""
+        offered = [width for width in widths if width <= self._device.widest]
+        costs = tuple(WidthCost(width, STEP_S, 1) for width in offered)
+        failures = tuple(f"width {w:g} is beyond this device" for w in widths if w not in offered)
+        return Benchmark(model, self._spec.spec_hash, batch_size, self._count, costs, failures)
+
+    async def train(self, request: TrainRequest, timeout_s: float) -> Trained:  # noqa: ARG002 - virtual time
+        """Train, or forge the upload where the device is a rider that does.
+
+        Raises:
+            TrainingFailed: as a training process reports it.
+        """
+        rider = self._rider
+        if rider and rider.forge:
+            await asyncio.sleep(TRAINING_S)
+            return self._forged(request, rider)
+        given = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+        # Handed over before virtual time passes, so that the trainings of a round run side by side.
+        wait = self._workers.submit(TrainCommand(**given, data=self._data))
+        await asyncio.sleep(TRAINING_S)
+        trained = expect(Trained, wait(), request.width)
+        claimed, evaluations = trained.samples, trained.evaluations
+        if rider:
+            claimed, evaluations = rider.claim(claimed), _reported(rider, evaluations)
+        return msgspec.structs.replace(
+            trained, samples=claimed, evaluations=evaluations, emulated_s=TRAINING_S
+        )
+
+    def _forged(self, request: TrainRequest, rider: Rider) -> Trained:
+        assert rider.forge is not None
+        self._received.append(Received(request.width, decode_state(request.state)))
+        round_ = len(self._received)
+        state = rider.forge(Seen(self._spec, round_, self._received, self._rng))
+        return Trained(
+            state=encode_state(state),
+            loss=claimed_loss(round_),
+            steps=request.training.steps,
+            samples=rider.claim(self._count),
+            cpu_s=0.0,
+            emulated_s=TRAINING_S,
+            peak_bytes=1,
+        )
+
+    async def close(self) -> None:
+        """Nothing runs that is the device's own."""
+
+
+def _reported(rider: Rider, measured: tuple[WidthEvaluation, ...]) -> tuple[WidthEvaluation, ...]:
+    if not measured:
+        return ()
+    said = rider.report({one.width: one.score for one in measured})
+    return tuple(msgspec.structs.replace(one, score=said[one.width]) for one in measured)

@@ -1,0 +1,96 @@
+"""A round of many devices must cost so much a device, however many there are."""
+
+import sys
+from collections import Counter
+
+import pytest
+
+import coordinator.server
+from benchmarks.crowd import crowd_rounds
+from broker.topics import ServerTells, ServerTopic
+from coordinator.duties import publications
+from coordinator.notices import Notices
+from journal.platform import unflushed
+from tests.fakes.small_fleet import DeviceSettings, SmallFleet, toy_settings
+from tests.fakes.virtual_clock import simulated
+
+SUMMARY = ServerTopic(ServerTells.SUMMARY)
+ROOMS = ("/coordinator/", "/broker/", "/journal/", "/benchmarks/")
+
+
+FEW, MANY = 30, 60
+
+
+def calls_of_rounds(devices, folder):
+    """Return how many calls our own code makes in two rounds, and the rounds."""
+    counted = Counter()
+
+    def count(frame, event, _):
+        if event in ("call", "c_call") and any(r in frame.f_code.co_filename for r in ROOMS):
+            counted[event] += 1
+
+    with unflushed():
+        sys.setprofile(count)
+        try:
+            rounds = crowd_rounds(devices, 2, folder)
+        finally:
+            sys.setprofile(None)
+    return counted.total(), rounds
+
+
+def test_twice_the_devices_make_twice_the_work_and_not_four_times(tmp_path):
+    few, _ = calls_of_rounds(FEW, tmp_path / "few")
+    many, rounds = calls_of_rounds(MANY, tmp_path / "many")
+    assert many < 2.03 * few
+    # Task, standing, receipt, task cleared; the rest is for all of them together.
+    assert rounds[0].published <= 4 * MANY + 30
+    assert rounds[0].events <= 3 * MANY + 10
+
+
+class CheckedNotices(Notices):
+    """Compares what was said about single devices with what should stand on every topic."""
+
+    checked = 0
+
+    def due(self, state, shares):
+        changed = super().due(state, shares)
+        wanted = publications(state, shares, self._sign)
+        said = {topic: message for topic, message in self._said.items() if message is not None}
+        due = {topic: message for topic, message in wanted.items() if message is not None}
+        said.pop(SUMMARY, None), due.pop(SUMMARY, None)
+        assert said == due
+        CheckedNotices.checked += 1
+        return changed
+
+
+@simulated
+async def test_what_is_said_device_by_device_is_what_should_stand_on_every_topic(tmp_path):
+    devices = {
+        "press": DeviceSettings(),
+        "lathe": DeviceSettings(),
+        "gauge": DeviceSettings(trains=False),
+    }
+    settings = toy_settings(
+        rounds={"budget": 2, "minimum": 2, "min_devices": 2, "release_every": 1}
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coordinator.server, "Notices", CheckedNotices)
+        async with SmallFleet(tmp_path, devices, settings=settings) as fleet:
+            await fleet.until(lambda: fleet.broker.published > 40)
+            fleet.broker.cut("press")
+            await fleet.until(fleet.training(2))
+            fleet.broker.heal("press")
+            await fleet.until(fleet.finished)
+            assert fleet.retained(SUMMARY).phase == "finished"
+    assert CheckedNotices.checked > 10
+
+
+@simulated
+async def test_the_summary_shows_every_device_within_a_tick_of_its_arrival(tmp_path):
+    async with SmallFleet(
+        tmp_path, {"press": DeviceSettings(), "lathe": DeviceSettings()}
+    ) as fleet:
+        await fleet.until(fleet.finished)
+        summary = fleet.retained(SUMMARY)
+        assert {device.device for device in summary.devices} == {"press", "lathe"}
+        assert summary.online == 2

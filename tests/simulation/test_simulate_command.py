@@ -1,0 +1,160 @@
+"""``slimfleet simulate``: a small experiment from its file to its tables."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from journal.reader import DATABASE
+from slimfleet import cli
+from slimfleet.simulation.experiment import cells, deal, fingerprint, read_data, read_experiment
+from slimfleet.simulation.grid import Grid
+from slimfleet.simulation.tables import groups
+from tests.unit.test_simulation import blobs
+
+pytestmark = pytest.mark.torch
+
+EXPERIMENT = """
+partitions = ["homogeneous", "classes(2)"]
+devices = [3]
+seeds = [0]
+widest = [1.0, 0.5]
+riders = ["zero"]
+
+[data]
+path = "data.npz"
+
+[campaign]
+model = "mlp"
+options = { input_shape = [6], classes = ["a", "b", "c"], hidden = [16] }
+widths = [0.5, 1.0]
+training = { steps = 8, batch_size = 8, learning_rate = 0.1 }
+rounds = { budget = 2 }
+rewards = { ladder = [0.5, 1.0] }
+contributions = { coalitions = 4 }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    samples = blobs(200, 1)
+    np.savez(tmp_path / "data.npz", x=samples.x, y=samples.y, recording=samples.recording)
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    return tmp_path
+
+
+def simulate(folder, *more):
+    return cli.main(
+        ["simulate", str(folder / "experiment.toml"), "--out", str(folder / "out"), *more]
+    )
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def changed(folder, old, new):
+    assert old in EXPERIMENT
+    (folder / "experiment.toml").write_text(EXPERIMENT.replace(old, new))
+
+
+def test_an_experiment_gives_tables_and_a_page_and_goes_on_where_it_was(folder, capsys):
+    assert simulate(folder, "--workers", "2") == 0
+    out = folder / "out"
+    devices = rows(out / "devices.csv")
+    assert [(row["partition"], row["device"], row["rider"]) for row in devices] == [
+        (scheme, f"device-{n}", "zero" if n == 3 else "")
+        for scheme in ("homogeneous", "classes(2)")
+        for n in (1, 2, 3)
+    ]
+    assert {row["width"] for row in devices if row["rider"]} == {"0.0"}
+    assert len(rows(out / "rounds.csv")) == 4
+    assert float(rows(out / "widths.csv")[1]["test_score"]) > 0.7
+    page = (out / "report.html").read_text()
+    assert "classes(2)" in page
+    assert "<svg" in page
+    assert "http-equiv" in page
+    assert "homogeneous" in capsys.readouterr().out
+    assert (out / "cells" / "homogeneous_3-devices_seed-0" / "journal" / DATABASE).exists()
+
+    assert simulate(folder) == 4
+    assert "add --resume" in capsys.readouterr().err
+    tables = (out / "devices.csv").read_bytes()
+    lost = out / "cells" / "classes-2_3-devices_seed-0.json"
+    kept = out / "cells" / "homogeneous_3-devices_seed-0.json"
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    assert simulate(folder, "--resume") == 0
+    assert "1 of 2 campaigns were finished before" in capsys.readouterr().err
+    assert kept.stat().st_mtime_ns == before
+    assert (out / "devices.csv").read_bytes() == tables
+
+
+def test_a_result_of_another_experiment_is_not_kept(folder):
+    experiment = read_experiment(folder / "experiment.toml")
+    changed(folder, "steps = 8", "steps = 9")
+    other = read_experiment(folder / "experiment.toml")
+    changed(folder, "seeds = [0]", "seeds = [0, 1]")
+    longer = read_experiment(folder / "experiment.toml")
+    first = cells(experiment)[0]
+    assert fingerprint(experiment, first) != fingerprint(other, first)
+    assert fingerprint(experiment, first) == fingerprint(longer, first)
+    assert len(cells(longer)) == 4
+
+
+def test_the_data_of_a_cell_is_dealt_without_overlap(folder):
+    experiment = read_experiment(folder / "experiment.toml")
+    samples, test = read_data(experiment, folder)
+    dealt = deal(experiment, cells(experiment)[0], samples, test)
+    everybody = [dealt.test, dealt.validation, *(device.samples for device in dealt.devices)]
+    recordings = np.concatenate([part.recording for part in everybody])
+    assert len(np.unique(recordings)) == len(recordings) == 200
+
+
+def test_a_killed_cell_is_named_and_the_finished_ones_are_kept(folder, monkeypatch):
+    experiment = read_experiment(folder / "experiment.toml")
+    grid = Grid(experiment, folder, folder / "out")
+
+    def kill(cell, rounds, _budget):
+        if cell.partition == "classes(2)" and rounds == 1:
+            for child in grid._children:
+                child.kill()
+
+    with pytest.raises(ValueError, match=r"classes-2_3-devices_seed-0: .*SIGKILL.*--resume"):
+        grid.play(grid.cells, 1, kill)
+    assert [cell.partition for cell in grid.finished()] == ["homogeneous"]
+    grid = Grid(experiment, folder, folder / "out")
+    grid.play([cell for cell in grid.cells if cell not in grid.finished()], 1, lambda *_: None)
+    assert [group.partition for group in groups(grid.finished())] == ["homogeneous", "classes(2)"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"homogeneous"', '"iid"', "'iid' is no partition; write one like"),
+        ("devices = [3]", "devices = []", "devices is empty"),
+        ("devices = [3]", "devices = [1]", "somebody must be honest"),
+        ("devices = [3]", "devices = [90]", "leaves one of 90 devices with 1, and 10"),
+        ("seeds = [0]", "seeds = [0, 0]", "seeds names one of its entries twice"),
+        ("seeds = [0]", "seeds = [-1]", "must not be below 0"),
+        ("seeds = [0]", "seed = [0]", "unknown key 'seed': did you mean 'seeds'"),
+        ("0.5]\nriders", "0.1]\nriders", "widest: 0.1 must be from 0.5 to 1"),
+        ('["zero"]', '["lazy"]', "no rider 'lazy'"),
+        ('"data.npz"', '"nothing.npz"', "cannot read"),
+        ('"data.npz"', '"data.npz"\nrecordings = 500', "there are 180"),
+        ('"data.npz"', '"data.npz"\nminimum = 0', "data.minimum"),
+        ('"data.npz"', '"data.npz"\ntest_share = 0.0', "above 0 and below 1"),
+        ("[campaign]", '[campaign]\nfleet = "x"', "campaign.fleet: the simulation sets it"),
+        ("budget = 2", "budget = 0", "rounds.budget"),
+        ("budget = 2", "quorum = 9", "rounds.quorum = 9 with 3 devices"),
+        ("budget = 2", "budged = 2", "budged"),
+        ('"a", "b", "c"', '"a", "b"', "labels run from 0 to 2"),
+        ("partitions", "partitions = = ", "not valid TOML"),
+    ],
+)
+def test_bad_input_is_one_line_and_its_own_exit_code(folder, capsys, old, new, why):
+    changed(folder, old, new)
+    assert simulate(folder, "--workers", "1") == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert why in line
