@@ -6,10 +6,10 @@ SHELL := bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test check lint fmt bench docs wheel setup mosquitto clean
+.PHONY: help demo test check lint fmt bench experiments docs wheel setup mosquitto clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## the whole loop on this machine: broker, coordinator, eight agents; about two minutes
 	@$(BIN)/slimfleet demo $(ARGS)
@@ -38,6 +38,9 @@ fmt: setup ## format the code and mend what can be mended
 
 bench: setup ## measure; never part of the tests
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+experiments: setup ## fair rewards against six other methods, three data sets; an hour, resumable
+	@$(BIN)/python -m benchmarks.fairness $(ARGS)
 
 docs: setup ## write the generated documents anew and run what the documents promise
 	@$(BIN)/python -m broker.asyncapi

@@ -23,6 +23,9 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "demo_accuracy": (False, "4 min", "accuracy on the unseen person, free-rider, three seeds"),
     "width_training": (False, "8 min", "one slimmable against four dense networks, equal CPU time"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),
+    "simulate": (False, "6 min", "a simulated campaign against Flower's; 1,000 devices, no work"),
+    "contributions": (False, "10 min", "every method of contributions against exact Shapley"),
+    "free_riders": (False, "30 min", "what free-riding earns, and how riders are told apart"),
     "adoption": (False, "8 min", "accuracy over width of a dense network made slimmable"),
 }
 EPILOG = """examples:

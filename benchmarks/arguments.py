@@ -2,6 +2,8 @@
 
 import argparse
 
+from slimfleet.simulation.partitions import PartitionError, check_scheme
+
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Return ``"0,1,2"`` as numbers.
@@ -47,4 +49,19 @@ def names(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(","))
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list such as lstm,gru")
+    return found
+
+
+def schemes(text: str) -> tuple[str, ...]:
+    """Return ``"homogeneous; imbalanced(0.8, 1)"`` as partitions.
+
+    Raises:
+        argparse.ArgumentTypeError: one is unknown.
+    """
+    found = tuple(part.strip() for part in text.split(";"))
+    for scheme in found:
+        try:
+            check_scheme(scheme)
+        except PartitionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     return found

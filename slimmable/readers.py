@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from slimmable.csv_reader import read_csv
+from slimmable.idx_reader import read_idx
 from slimmable.image_reader import read_images
 from slimmable.samples import Array, Samples, SamplesError
 
@@ -118,4 +119,9 @@ def _numbers(path: Path, name: str, array: Array) -> Array:
     return array
 
 
-READERS: dict[str, Reader] = {"csv": read_csv, "images": read_images, "npz": read_npz}
+READERS: dict[str, Reader] = {
+    "csv": read_csv,
+    "idx": read_idx,
+    "images": read_images,
+    "npz": read_npz,
+}

@@ -103,7 +103,8 @@ def simulate(
         folder: journal, blobs and data go below it; it must hold no other campaign.
         workers: training processes; 0 = train in this process. It changes the time, nothing else.
         export: go on until every device runs the ONNX file that it earned.
-        progress: called with the number of scored rounds and the most there can be.
+        progress: called with the number of scored rounds and the most there can be; at the end
+            with all of them, also where training stopped early.
 
     Raises:
         SimulationError: the campaign cannot be played; the message says what to change.
@@ -307,7 +308,8 @@ class _Fleet:
                     raise SimulationError("a device or the server ended by itself; see the log")
             if coordinator.state.weights_round != told:
                 told = coordinator.state.weights_round
-                progress(told, rounds.budget)
+                # An assessment and a round that nobody finished have numbers too.
+                progress(min(told, rounds.budget), rounds.budget)
             if journal.head.count != count:
                 count, since = journal.head.count, now()
             elif now() - since > patience:
@@ -315,7 +317,7 @@ class _Fleet:
             await asyncio.sleep(LOOK_S)
         if coordinator.state.scored is None:
             raise SimulationError(f"no round was scored: {_trouble(coordinator.state)}")
-        progress(coordinator.state.weights_round, rounds.budget)
+        progress(rounds.budget, rounds.budget)
 
     def _over(self, state: Campaign) -> bool:
         if self._export:

@@ -55,6 +55,7 @@ class GridProgress:
     def told(self, cell: Cell, rounds: int, budget: int) -> None:
         """Note that so many rounds of a cell are scored."""
         with self._lock:
+            before = self._shares.get(cell, 0.0)
             self._shares[cell] = rounds / budget
             if self._bar is not None and self._task is not None:
                 self._bar.update(
@@ -62,7 +63,7 @@ class GridProgress:
                     completed=self._kept + sum(self._shares.values()),
                     description=f"{cell.name} round {rounds} of {budget}",
                 )
-            elif rounds == budget:
+            elif rounds == budget and before < 1:
                 done = self._kept + sum(share >= 1 for share in self._shares.values())
                 sys.stderr.write(f"{done} of {self._cells}: {cell.name}\n")
                 sys.stderr.flush()

@@ -1,15 +1,24 @@
 """``slimfleet simulate``: a small experiment from its file to its tables."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from journal.reader import DATABASE
 from slimfleet import cli
-from slimfleet.simulation.experiment import cells, deal, fingerprint, read_data, read_experiment
+from slimfleet.simulation.experiment import (
+    cells,
+    deal,
+    fingerprint,
+    read_data,
+    read_experiment,
+    settings_of,
+)
 from slimfleet.simulation.grid import Grid
 from slimfleet.simulation.tables import groups
+from slimmable.model import load_model
 from tests.unit.test_simulation import blobs
 
 pytestmark = pytest.mark.torch
@@ -89,6 +98,14 @@ def test_an_experiment_gives_tables_and_a_page_and_goes_on_where_it_was(folder, 
     assert "1 of 2 campaigns were finished before" in capsys.readouterr().err
     assert kept.stat().st_mtime_ns == before
     assert (out / "devices.csv").read_bytes() == tables
+
+
+def test_the_example_is_one():
+    example = Path(__file__).parents[2] / "examples" / "experiment.toml"
+    experiment = read_experiment(example)
+    assert len(cells(experiment)) == 6
+    model = settings_of(experiment, cells(experiment)[0])
+    assert load_model(model.model, model.options).input_shape == (1, 28, 28)
 
 
 def test_a_result_of_another_experiment_is_not_kept(folder):

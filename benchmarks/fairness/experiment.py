@@ -1,0 +1,211 @@
+"""Run one cell: every method on the same data, from the same weights, with as many steps."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fairness.cells import ROUNDS, Cell
+from benchmarks.fairness.data import TASKS, Parts, Task, load
+from benchmarks.fairness.fleet import Fleet, Rewards
+from benchmarks.fairness.methods import aequa, cgsv, fedavg, fedavg_ft, iafl, shapfed, stand_alone
+from coordinator.measuring import block_weights
+from slimmable.evaluation import initial_state, outputs
+from slimmable.model import load_model
+from slimmable.samples import Samples
+from slimmable.state import ModelState
+from slimmable.training import DivergenceError
+
+METHODS = ("aequa", "fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed", "stand-alone")
+"""Those with a step size of their own; the variants of Aequa share one."""
+
+
+def step_sizes(task: Task) -> dict[str, tuple[float, ...]]:
+    """Return what each method may choose from: three learning rates, for CGSV three lengths."""
+    return {method: cgsv.LENGTHS if method == "cgsv" else task.rates for method in METHODS}
+
+
+def run_cell(cell: Cell, sizes: Mapping[str, float], rounds: int = ROUNDS) -> dict[str, Any]:
+    """Return everything that one cell found, as it goes into its result file.
+
+    Args:
+        cell: which one.
+        sizes: method -> learning rate, for CGSV the length of an upload.
+        rounds: of training.
+    """
+    honest = cell.participants - bool(cell.rider)
+    parts = load(cell.data, cell.scheme, honest, cell.seed, full=cell.full)
+    return run_on(parts, cell, sizes, rounds)
+
+
+def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) -> dict[str, Any]:
+    """Run a cell on data that was read."""
+    started = time.process_time()
+    task = TASKS[cell.data]
+    model = load_model(task.model, dict(task.options))
+    fleet = Fleet(
+        task=task,
+        model=model,
+        parts=parts,
+        initial=initial_state(model, cell.seed),
+        steps=max(1, sum(map(len, parts.own)) // (len(parts.own) * task.batch_size)),
+        rounds=rounds,
+        rate=0.0,
+        seed=cell.seed,
+        rider=cell.rider,
+    )
+    # Learning rates are chosen on the server's data: the test data judges, and nothing else.
+    judge = Judge(fleet, parts.validation if cell.tuning is not None else parts.test)
+    rate = {method: replace(fleet, rate=sizes[method]) for method in METHODS}
+
+    own, seconds = _timed(lambda: stand_alone.stand_alone(rate["stand-alone"], 0))
+    again, _ = _timed(lambda: stand_alone.stand_alone(rate["stand-alone"], 1))
+    alone = [_alone(fleet, state) for state in own]
+    curves: dict[str, Any] = {}
+    found = {
+        "stand-alone": judge.measured(stand_alone.rewards(own), seconds),
+        **_baselines(rate, tuple(one.score for one in alone), judge),
+        **_aequa(rate["aequa"], alone, judge, curves, training_time=cell.training_time),
+    }
+    return {
+        "cell": cell.as_json(),
+        "commit": commit(),
+        "sizes": dict(sizes),
+        "rounds": rounds,
+        "steps": fleet.steps,
+        "samples": [len(samples) for samples in parts.own],
+        "contribution": judge.measured(stand_alone.rewards(again), 0.0)["reward"],
+        "alone_on_validation": [one.score for one in alone],
+        "untrained": judge.accuracy(fleet.initial, 1.0),
+        **curves,
+        "methods": found,
+        "cpu_s": time.process_time() - started,
+    }
+
+
+class Judge:
+    """Measures models on data that no method saw; each model and width once."""
+
+    def __init__(self, fleet: Fleet, data: Samples) -> None:
+        """Take the data that judges."""
+        self._fleet, self._data = fleet, data
+        # The states are kept: an identity would otherwise be given away again.
+        self._known: dict[tuple[int, float], tuple[ModelState, float]] = {}
+
+    def accuracy(self, state: ModelState, width: float) -> float:
+        """Return what a full state scores at a width."""
+        key = (id(state), width)
+        if key not in self._known:
+            self._known[key] = (state, self._fleet.accuracy(state, self._data, width))
+        return self._known[key][1]
+
+    def measured(self, rewards: Rewards, seconds: float) -> dict[str, Any]:
+        """Return a method's entry of the result file; ``seconds`` of CPU time it took to train."""
+        pairs = zip(rewards.models, rewards.widths, strict=True)
+        return {
+            "reward": [None if s is None else self.accuracy(s, width) for s, width in pairs],
+            "width": list(rewards.widths),
+            "sent": rewards.sent,
+            "received": rewards.received,
+            "published": rewards.published,
+            "cpu_s": seconds,
+            "notes": rewards.notes,
+        }
+
+
+def _baselines(
+    rate: Mapping[str, Fleet], alone: tuple[float, ...], judge: Judge
+) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    with _may_diverge():
+        state, seconds = _timed(lambda: fedavg.fedavg(rate["fedavg"]))
+        found["fedavg"] = judge.measured(fedavg.rewards(rate["fedavg"], state), seconds)
+        tuned, more = _timed(lambda: fedavg_ft.rewards(rate["fedavg-ft"], state))
+        found["fedavg-ft"] = judge.measured(tuned, seconds + more)
+    # CGSV's uploads have one length whatever the learning rate: it takes that of FedAvg.
+    length = rate["cgsv"].rate
+    runs: dict[str, Callable[[], Rewards]] = {
+        "cgsv": lambda: cgsv.rewards(rate["fedavg"], length),
+        "iafl": lambda: iafl.rewards(replace(rate["iafl"], alone=alone)),
+        "shapfed": lambda: shapfed.rewards(rate["shapfed"]),
+    }
+    for name, run in runs.items():
+        with _may_diverge():
+            found[name] = judge.measured(*_timed(run))
+    return found
+
+
+def _aequa(
+    fleet: Fleet,
+    alone: Sequence[aequa.Alone],
+    judge: Judge,
+    curves: dict[str, Any],
+    *,
+    training_time: bool,
+) -> dict[str, dict[str, Any]]:
+    """Return the entries of all variants; what was measured over width goes into ``curves``."""
+    found: dict[str, dict[str, Any]] = {}
+    with _may_diverge(), tempfile.TemporaryDirectory() as folder:
+        trained, seconds = _timed(lambda: aequa.train(fleet, "post-training", Path(folder)))
+        for name, rewards in aequa.post_training(trained, fleet, alone).items():
+            found[name] = judge.measured(rewards, seconds)
+        curves |= {
+            "scoring_cpu_s": trained.seconds,
+            "method": trained.state.settings.contributions.method,
+            "curve": [
+                {
+                    "width": point.width,
+                    "test": judge.accuracy(trained.weights, point.width),
+                    "validation": point.score,
+                    "fitted": point.fitted,
+                    "offered": point.offered,
+                }
+                for point in aequa.curve_of(trained)
+            ],
+        }
+    if training_time:
+        with _may_diverge(), tempfile.TemporaryDirectory() as folder:
+            trained, seconds = _timed(lambda: aequa.train(fleet, "training-time", Path(folder)))
+            late = aequa.in_training(trained, fleet, alone)
+            found[aequa.TRAINING_TIME] = judge.measured(late, seconds)
+    return found
+
+
+def _may_diverge() -> AbstractContextManager[None]:
+    """Leave a method out of the result where its training diverged: the report shows the gap."""
+    return suppress(DivergenceError)
+
+
+def _alone(fleet: Fleet, state: ModelState) -> aequa.Alone:
+    data = fleet.parts.validation
+    said = outputs(fleet.model, 1.0, state, data.x)
+    correct = np.asarray(fleet.model.task.sample_scores(said, data.y), dtype=np.float64)
+    blocks = block_weights(data, fleet.model.task) @ correct
+    return aequa.Alone(float(blocks.mean()), tuple(blocks.tolist()))
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.process_time()
+    return run(), time.process_time() - started
+
+
+def commit() -> str:
+    """Return the commit of the code, with a + where files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    try:
+        said = [
+            subprocess.run([git, *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "-uno"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said[0].strip() + ("+" if said[1].strip() else "")

@@ -1,0 +1,1 @@
+"""Each way to reward in a file of its own; `benchmarks.fairness.experiment` runs them."""

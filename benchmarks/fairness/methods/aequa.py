@@ -1,0 +1,217 @@
+"""Aequa (ICML 2025) as Slimfleet has it: one slimmable network, the width is the reward.
+
+The campaign is played by `slimfleet.simulation`: the coordinator and the agents of a real fleet, a
+broker in memory and a clock that jumps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.fairness.fleet import MOMENTUM, Fleet, Rewards
+from coordinator.claims import Claim
+from coordinator.contribution.ledger import Total
+from coordinator.fleet import Campaign
+from coordinator.rewards import allocate
+from coordinator.settings import Contributions, Rounds, Settings, Training
+from coordinator.settings import Rewards as RewardSettings
+from journal.events import AnyEvent, CurvePoint, RoundOpened, RoundScored, UpdateAccepted
+from slimfleet.simulation.campaign import SimulatedDevice, simulate
+from slimfleet.simulation.errors import SimulationError
+from slimmable.cost import payload_bytes
+from slimmable.state import ModelState
+from slimmable.training import DivergenceError
+
+GRID = (0.125, 0.25, 0.5, 0.75, 1.0)
+# Fine where accuracy changes with width, coarse where it hardly does.
+LADDER = (*(n / 32 for n in range(2, 11)), 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875, 1.0)
+COALITIONS = 12  # models that are measured for the contributions of a round
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to allocate what one training brought.
+
+    Attributes:
+        contribution: "alone" (stand-alone accuracy, the paper's surrogate) or "ledger" (the
+            product's default, summed over the rounds).
+        assessed: whether the allocation knows what each participant scores alone.
+        ties: whether participants that do not differ significantly get one width.
+        rule: of `coordinator.reward_rules`.
+    """
+
+    contribution: str
+    assessed: bool
+    ties: bool = True
+    rule: str = "equal-gain"
+
+
+VARIANTS = {
+    "aequa": Variant("alone", assessed=True),
+    "aequa, no ties": Variant("alone", assessed=True, ties=False),
+    "aequa, affine": Variant("alone", assessed=True, ties=False, rule="affine"),
+    "aequa, ledger": Variant("ledger", assessed=True),
+    "aequa, shares": Variant("ledger", assessed=False),
+}
+TRAINING_TIME = "aequa, in training"
+TOO_FAST = "lower the learning rate"  # what a device reports of a training that diverged
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a participant's own model scored on the server's validation data; blocks: (B,)."""
+
+    score: float
+    blocks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A campaign whose training is over.
+
+    Attributes:
+        state: of the campaign; weights: full width, of the last round.
+        sent, received, published: bytes until then.
+        seconds: CPU time of measuring and contributions, which no other method here has.
+    """
+
+    state: Campaign
+    weights: ModelState
+    sent: int
+    received: int
+    published: int
+    seconds: float
+
+
+def settings_of(fleet: Fleet, mode: str) -> Settings:
+    """Return the campaign's settings; what is not named here is the product's default."""
+    return Settings(
+        fleet="fairness",
+        model=fleet.task.model,
+        options=dict(fleet.task.options),
+        widths=GRID,
+        seed=fleet.seed,
+        weighting="samples",  # FedAvg's rule, as the FedAvg that it is held against
+        training=Training(
+            steps=fleet.steps,
+            batch_size=fleet.task.batch_size,
+            learning_rate=fleet.rate,
+            momentum=MOMENTUM,
+            weight_decay=0.0,
+        ),
+        rounds=Rounds(
+            budget=fleet.rounds,
+            minimum=fleet.rounds,
+            quorum=1,
+            min_devices=len(fleet),
+            deadline_s=1e6,
+        ),
+        contributions=Contributions(coalitions=COALITIONS),
+        rewards=RewardSettings(mode=mode, ladder=LADDER),  # type: ignore[arg-type]
+    )
+
+
+def train(fleet: Fleet, mode: str, folder: Path) -> Trained:
+    """Play one campaign until rewards are due.
+
+    Args:
+        fleet: the participants.
+        mode: of rewards, "post-training" or "training-time".
+        folder: takes journal and data; it must be empty.
+
+    Raises:
+        DivergenceError: every training became infinite.
+        SimulationError: the campaign cannot be played for another reason.
+    """
+    own = fleet.parts.own
+    devices = [SimulatedDevice(name_of(who), samples) for who, samples in enumerate(own)]
+    if fleet.rider:
+        # Its samples are only counted: what it sends is forged.
+        devices.append(SimulatedDevice(name_of(len(own)), own[0], rider=fleet.rider))
+    try:
+        found = simulate(settings_of(fleet, mode), devices, fleet.parts.validation, folder)
+    except SimulationError as error:
+        if TOO_FAST in str(error):
+            raise DivergenceError(str(error)) from error
+        raise
+    events = [msgspec.json.decode(record.payload, type=AnyEvent) for record in found.records]
+    opened = [event for event in events if isinstance(event, RoundOpened)]
+    widths = [[task.width for task in event.tasks] for event in opened]
+    size = {
+        width: payload_bytes(fleet.model.spec, width) for width in {w for ws in widths for w in ws}
+    }
+    return Trained(
+        state=found.state,
+        weights=found.final,
+        sent=sum(event.size for event in events if isinstance(event, UpdateAccepted)),
+        received=sum(size[width] for one in widths for width in one),
+        published=sum(size[width] for one in widths for width in {*one}),
+        seconds=sum(event.seconds for event in events if isinstance(event, RoundScored)),
+    )
+
+
+def post_training(trained: Trained, fleet: Fleet, alone: Sequence[Alone]) -> dict[str, Rewards]:
+    """Return what each variant allocates after one and the same training."""
+    return {
+        name: _rewards(trained, fleet, _claims(trained.state, variant, alone), variant)
+        for name, variant in VARIANTS.items()
+    }
+
+
+def in_training(trained: Trained, fleet: Fleet, alone: Sequence[Alone]) -> Rewards:
+    """Return what is allocated after a training that was itself rewarded in every round."""
+    variant = VARIANTS["aequa, ledger"]
+    return _rewards(trained, fleet, _claims(trained.state, variant, alone), variant)
+
+
+def _claims(state: Campaign, variant: Variant, alone: Sequence[Alone]) -> list[Claim]:
+    claims = []
+    for who, own in enumerate(alone):
+        device = name_of(who)
+        total = state.ledger.totals[device]
+        if variant.contribution == "alone":
+            above = tuple(block - state.untrained for block in own.blocks)
+            total = Total(own.score - state.untrained, above, 1)
+        if not variant.ties:
+            total = replace(total, blocks=())
+        claims.append(Claim(device, total, own.score if variant.assessed else None))
+    return claims
+
+
+def _rewards(trained: Trained, fleet: Fleet, claims: Sequence[Claim], variant: Variant) -> Rewards:
+    state = trained.state
+    assert state.settings is not None
+    assert state.scored is not None
+    policy = msgspec.structs.replace(state.settings.rewards, rule=variant.rule)
+    curve = [point for point in state.scored.curve if point.width in policy.ladder]
+    allocation = allocate(claims, curve, policy, state.untrained)
+    widths = tuple(reward.width for reward in allocation.rewards)  # in the order of the ids
+    size = {width: payload_bytes(fleet.model.spec, width) for width in {*widths} - {0.0}}
+    return Rewards(
+        models=tuple(trained.weights if width else None for width in widths),
+        widths=widths,
+        sent=trained.sent,
+        received=trained.received + sum(size[width] for width in widths if width),
+        published=trained.published + sum(size.values()),
+        notes={
+            "rule": allocation.rule,
+            "note": allocation.note,
+            "target": [reward.target for reward in allocation.rewards],
+            "share": [reward.share for reward in allocation.rewards],
+            "equals": [len(reward.equals) for reward in allocation.rewards],
+            "reason": [reward.reason for reward in allocation.rewards],
+        },
+    )
+
+
+def curve_of(trained: Trained) -> list[CurvePoint]:
+    """Return what the server measured at each width after the last round."""
+    assert trained.state.scored is not None
+    return list(trained.state.scored.curve)
+
+
+def name_of(who: int) -> str:
+    """Return a participant's device id; ids are in the order of the participants."""
+    return f"device-{who:02}"
