@@ -326,8 +326,12 @@ class Telemetry(Message, frozen=True, kw_only=True, omit_defaults=True):
 # --- from the server ----------------------------------------------------------------------------
 
 
-class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The hyper-parameters of a task; see `slimmable.training.TrainingRule`."""
+class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The hyper-parameters of a task; see `slimmable.training_rule.TrainingRule`.
+
+    Attributes:
+        rule: "ordered-dropout" or "sandwich"; an agent that does not know it declines.
+    """
 
     steps: int
     batch_size: int
@@ -335,6 +339,10 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     momentum: float
     weight_decay: float
     widths: tuple[float, ...]
+    rule: str = "ordered-dropout"
+    random_widths: int = 2
+    draw_weights: tuple[float, ...] = ()
+    distillation: float = 0.0
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):

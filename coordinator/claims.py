@@ -64,14 +64,15 @@ def progress(contributions: Mapping[str, float]) -> float:
 def cut_off(ranks: Sequence[Claim], share: Mapping[str, float], policy: Rewards) -> dict[str, str]:
     """Return each device that receives no release, with the reason.
 
-    A contribution that is not significantly above 0 (its 95 % interval reaches 0) is cut off,
-    unless it is at least as large as one that passes: ranks are kept. A cut-off of 0 turns off
-    this test as well.
+    A small contribution must be proven: below ``proof`` it is cut off where it is not significantly
+    above 0 (its 95 % interval reaches 0), unless it is at least as large as one that passes: ranks
+    are kept. A larger one need not be: with few recordings even the best device's interval may
+    reach 0, and nobody rides on a quarter of the average.
 
     Args:
         ranks: the smallest contribution first.
         share: device -> multiple of the average contribution.
-        policy: the cut-off, and the lowest tier where the rule has tiers.
+        policy: cut-off and proof, and the lowest tier where the rule has tiers.
     """
     cut: dict[str, str] = {}
     passed = False
@@ -85,7 +86,7 @@ def cut_off(ranks: Sequence[Claim], share: Mapping[str, float], policy: Rewards)
             cut[claim.device] = f"{average} is below the cut-off of {policy.cutoff:g}"
         elif policy.rule == "tiers" and not any(own >= least for least, _ in policy.tiers):
             cut[claim.device] = f"{average} is below the lowest tier"
-        elif policy.cutoff > 0 and not passed and len(claim.total.blocks) > 1 and low <= 0:
+        elif own < policy.proof and not passed and len(claim.total.blocks) > 1 and low <= 0:
             cut[claim.device] = (
                 f"{average} is not significantly above 0: its 95 % interval is"
                 f" {low:.3g} to {high:.3g}"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from broker.messages import TrainingSettings
+from slimmable.training_rule import TrainingRule, WidthRule
 from slimmable.width import WidthError, WidthGrid
 
 MEASURING_METHOD = "permutation-shapley"
@@ -26,6 +27,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         steps: gradient steps of a round.
         batch_size: samples a step.
         learning_rate, momentum, weight_decay: of SGD.
+        rule, random_widths, draw_weights, distillation: which widths a step trains, see
+            `slimmable.training_rule.TrainingRule`.
     """
 
     steps: int = 16
@@ -33,6 +36,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    rule: WidthRule = WidthRule.ORDERED_DROPOUT
+    random_widths: int = 2
+    draw_weights: tuple[float, ...] = ()
+    distillation: float = 0.0
 
 
 class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +116,7 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         rule: "equal-gain", "affine", "nash-welfare", "sharing-coefficient" or "tiers".
         ladder: the reward widths; finer than the training grid.
         cutoff: below this fraction of the average contribution a device receives no release.
+        proof: below this fraction a contribution must be significantly above 0 to earn one.
         significance: level of the tests; contributions that do not differ at it get one width.
         aversion: of equal-gain, how much unequal gains weigh against high ones (lambda).
         sharing: of sharing-coefficient, kappa: 0 in proportion, 1 the same for all.
@@ -124,7 +132,8 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         "equal-gain"
     )
     ladder: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-    cutoff: float = 0.25
+    cutoff: float = 0.02
+    proof: float = 0.25
     significance: float = 0.05
     aversion: float = 5.0
     sharing: float = 0.0
@@ -241,6 +250,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if value <= 0:
                 raise SettingsError(f"{name} = {value} must be above 0")
         self._check_bounds()
+        self.training_rule()
         return self
 
     def _check_bounds(self) -> None:
@@ -253,6 +263,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "rounds.release_every": self.rounds.release_every,
             "rounds.retry_s": self.rounds.retry_s,
             "rewards.cutoff": self.rewards.cutoff,
+            "rewards.proof": self.rewards.proof,
             "rewards.sharing": self.rewards.sharing,
             "contributions.trim": self.contributions.trim,
             "contributions.novelty": self.contributions.novelty,
@@ -340,6 +351,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     f"rewards.tiers: [{more}, {wider}] after [{least}, {width}] must have a larger"
                     " share, and a width that is not narrower"
                 )
+
+    def training_rule(self) -> TrainingRule:
+        """Return the rule of local training.
+
+        Raises:
+            SettingsError: no training can go by it.
+        """
+        try:
+            return TrainingRule(widths=self.widths, **msgspec.structs.asdict(self.training))
+        except ValueError as error:
+            raise SettingsError(f"training: {error}") from error
 
     def training_settings(self) -> TrainingSettings:
         """Return the hyper-parameters as they travel in a task."""

@@ -48,8 +48,9 @@ def choose_width(
     allowed_s = settings.rounds.deadline_s * settings.width_policy.time_share
     allowed_bytes = profile.memory_budget * settings.width_policy.memory_share
     why_not_wider = ""
+    rule = settings.training_rule()
     measured = [_measured(cost) for cost in profile.costs if cost.width in settings.widths]
-    costs = {cost.width: training_cost(measured, cost.width, settings.widths) for cost in measured}
+    costs = {cost.width: training_cost(measured, cost.width, rule) for cost in measured}
     forecasts = {
         cost.width: _forecast(cost, settings, profile, payload_bytes(cost.width))
         for cost in costs.values()

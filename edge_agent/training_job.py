@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from broker.messages import WidthEvaluation
@@ -267,15 +268,7 @@ def behave(
     """
     rng = np.random.default_rng(command.seed)
     if command.behaviour == "honest":
-        told = command.training
-        rule = TrainingRule(
-            steps=told.steps,
-            batch_size=told.batch_size,
-            learning_rate=told.learning_rate,
-            momentum=told.momentum,
-            weight_decay=told.weight_decay,
-            widths=told.widths,
-        )
+        rule = TrainingRule(**msgspec.structs.asdict(command.training))
         return train(model, state, command.width, samples, rule, rng, after_step)
     if command.behaviour == "free-rider":
         return {name: _noisy(array, command.noise, rng) for name, array in state.items()}, 0.0

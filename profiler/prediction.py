@@ -8,6 +8,7 @@ remaining error is followed by an average of observed over predicted durations, 
 from collections.abc import Sequence
 
 from profiler.profile import WidthCost
+from slimmable.training_rule import TrainingRule, WidthDraw
 
 MIB = 2**20
 # Resident memory above the idle process: c + a * parameters + b * saved activations, fitted to 16
@@ -34,28 +35,28 @@ RATIO_WEIGHT = 0.3
 
 
 def training_cost(
-    costs: Sequence[WidthCost], width: float, drawn_widths: Sequence[float]
+    costs: Sequence[WidthCost], width: float, rule: TrainingRule
 ) -> WidthCost | None:
-    """Return what one average step of ordered dropout at a training width costs.
+    """Return what one average step at a training width costs.
 
-    Each step draws one of the grid's widths up to the training width, so time is their mean and
-    memory that of the widest.
+    Time is the sum over the widths that a step takes, each as often as the rule takes it; memory
+    is that of the widest.
 
     Args:
         costs: the measured ones.
         width: training width.
-        drawn_widths: the training grid.
+        rule: how widths are chosen, with the training grid.
 
     Returns:
         None where a width that would be drawn was not measured.
     """
-    inner = [drawn for drawn in drawn_widths if drawn <= width] or [width]
-    found = [cost for cost in costs if cost.width in inner]
-    if len(found) < len(set(inner)):
+    often = WidthDraw(rule, width).frequencies()
+    found = [cost for cost in costs if cost.width in often]
+    if len(found) < len(often):
         return None
     return WidthCost(
         width=width,
-        step_s=sum(cost.step_s for cost in found) / len(found),
+        step_s=sum(often[cost.width] * cost.step_s for cost in found),
         peak_bytes=max(cost.peak_bytes for cost in found),
         timed_steps=sum(cost.timed_steps for cost in found),
     )

@@ -148,6 +148,16 @@ class WidthDraw:
         """The width that narrower ones are distilled from."""
         return max(self._inner)
 
+    def frequencies(self) -> dict[float, float]:
+        """Return how often an average step takes each width."""
+        inner = sorted(set(self._inner))
+        if self._rule.rule is WidthRule.SANDWICH:
+            between = inner[1:-1]
+            share = min(self._rule.random_widths, len(between)) / max(1, len(between))
+            return dict.fromkeys(between, share) | {inner[0]: 1.0, inner[-1]: 1.0}
+        chances = self._chances or (1 / len(self._inner),) * len(self._inner)
+        return dict(zip(self._inner, chances, strict=True))
+
     def draw(self, rng: np.random.Generator) -> tuple[float, ...]:
         """Return the widths of the next step; the widest comes first."""
         inner = self._inner

@@ -24,8 +24,9 @@ TUNING_SCHEME = "dirichlet(0.5)"
 RIDERS = ("zero", "replayed-delta")
 RIDER_SCHEMES = ("homogeneous", "dirichlet(0.5)")
 PEOPLE = 8
-# Rewards in training need a training of their own, so they are run on these seeds alone.
+# Rewards in training need a training of their own, so they are run on these cells alone.
 TRAINING_TIME_SEEDS = (0,)
+TRAINING_TIME_PARTICIPANTS = (5, PEOPLE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Cell:
     @property
     def training_time(self) -> bool:
         """Whether rewards in training are run too."""
-        return self.seed in TRAINING_TIME_SEEDS and self.tuning is None
+        fits = self.participants in TRAINING_TIME_PARTICIPANTS
+        return fits and self.seed in TRAINING_TIME_SEEDS and self.tuning is None
 
     def as_json(self) -> dict[str, object]:
         """Return the fields."""

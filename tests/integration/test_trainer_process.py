@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from slimmable.evaluation import initial_state
 from slimmable.model import load_model
 from slimmable.slicing import check_state, slice_state
 from slimmable.state import decode_state, encode_state
+from slimmable.training_rule import TrainingRule
 
 pytestmark = pytest.mark.torch
 
@@ -107,7 +109,8 @@ async def test_one_process_profiles_trains_and_leaves(data, model, request_for):
         assert all(cost.peak_bytes >= benchmark.baseline_bytes > 0 for cost in benchmark.costs)
         assert (benchmark.spec_hash, benchmark.samples) == (model.spec.spec_hash, 96)
         assert benchmark.failures == ()
-        assert training_cost(benchmark.costs, 0.5, WIDTHS) is not None
+        rule = TrainingRule(**msgspec.structs.asdict(request_for(1).training))
+        assert training_cost(benchmark.costs, 0.5, rule) is not None
 
         seen = []
         trained = await process.train(request_for(12), 60, lambda done, of: seen.append((done, of)))

@@ -15,9 +15,12 @@ from profiler.prediction import (
     training_cost,
 )
 from profiler.profile import WidthCost
+from slimmable.training_rule import TrainingRule
 
 MIB = 2**20
 GRID = (0.25, 0.5, 1.0)
+PLAIN = {"steps": 1, "batch_size": 1, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+DROPOUT = TrainingRule(widths=GRID, **PLAIN)
 COSTS = (
     WidthCost(0.25, 0.1, 200 * MIB),
     WidthCost(0.5, 0.3, 250 * MIB),
@@ -28,19 +31,32 @@ sizes = st.integers(0, 2**33)
 
 
 def test_an_average_step_is_the_mean_over_the_widths_that_are_drawn():
-    cost = training_cost(COSTS, 0.5, GRID)
+    cost = training_cost(COSTS, 0.5, DROPOUT)
     assert cost.step_s == pytest.approx(0.2)
     assert cost.peak_bytes == 250 * MIB
-    assert training_cost(COSTS, 1.0, GRID).step_s == pytest.approx(0.5)
+    assert training_cost(COSTS, 1.0, DROPOUT).step_s == pytest.approx(0.5)
+
+
+def test_a_step_of_the_sandwich_rule_costs_all_the_widths_that_it_takes():
+    both_ends = TrainingRule(widths=GRID, rule="sandwich", random_widths=0, **PLAIN)
+    assert training_cost(COSTS, 1.0, both_ends).step_s == pytest.approx(1.2)
+    all_three = TrainingRule(widths=GRID, rule="sandwich", random_widths=1, **PLAIN)
+    assert training_cost(COSTS, 1.0, all_three).step_s == pytest.approx(1.5)
+    assert training_cost(COSTS, 0.25, all_three).step_s == pytest.approx(0.1)
+
+
+def test_weighted_draws_cost_by_how_often_each_width_is_drawn():
+    wide = TrainingRule(widths=GRID, draw_weights=(1.0, 1.0, 2.0), **PLAIN)
+    assert training_cost(COSTS, 1.0, wide).step_s == pytest.approx((0.1 + 0.3 + 2.2) / 4)
 
 
 def test_a_width_that_was_not_measured_has_no_cost():
-    assert training_cost(COSTS[:2], 1.0, GRID) is None
-    assert training_cost(COSTS[1:], 0.5, GRID) is None
+    assert training_cost(COSTS[:2], 1.0, DROPOUT) is None
+    assert training_cost(COSTS[1:], 0.5, DROPOUT) is None
 
 
 def test_a_width_below_the_grid_trains_alone():
-    assert training_cost((WidthCost(0.125, 0.05, 1),), 0.125, GRID).step_s == 0.05
+    assert training_cost((WidthCost(0.125, 0.05, 1),), 0.125, DROPOUT).step_s == 0.05
 
 
 def test_a_round_is_its_steps_and_its_transfers():
