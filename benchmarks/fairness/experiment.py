@@ -29,7 +29,10 @@ METHODS = ("aequa", "fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed", "stand-alo
 
 def step_sizes(task: Task) -> dict[str, tuple[float, ...]]:
     """Return what each method may choose from: three learning rates, for CGSV three lengths."""
-    return {method: cgsv.LENGTHS if method == "cgsv" else task.rates for method in METHODS}
+    sizes = dict.fromkeys(METHODS, task.rates)
+    # A step of several widths averages their losses, so what only the widest holds moves less.
+    sizes["aequa"] = tuple(2 * rate for rate in task.rates)
+    return {**sizes, "cgsv": cgsv.LENGTHS}
 
 
 def run_cell(cell: Cell, sizes: Mapping[str, float], rounds: int = ROUNDS) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _tuning_text(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             rows.append((data, method, "; ".join(trials), f"{found['chosen']:g}"))
     columns = ("data", "method", "tried: mean validation accuracy of what is received", "chosen")
     title = (
-        "tuning: three learning rates for each method (for cgsv three lengths of an upload), on one"
+        "tuning: three learning rates for each method (twice as high for aequa; for cgsv three lengths of an upload), on one"
         " cell of seed 100"
     )
     return "\n".join(table_lines(Table(title, columns, tuple(rows))))
