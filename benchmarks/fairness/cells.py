@@ -26,7 +26,7 @@ RIDER_SCHEMES = ("homogeneous", "dirichlet(0.5)")
 PEOPLE = 8
 # Rewards in training need a training of their own, so they are run on these cells alone.
 TRAINING_TIME_SEEDS = (0,)
-TRAINING_TIME_PARTICIPANTS = (5, PEOPLE)
+TRAINING_TIME_MOST = PEOPLE
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Cell:
     @property
     def training_time(self) -> bool:
         """Whether rewards in training are run too."""
-        fits = self.participants in TRAINING_TIME_PARTICIPANTS
+        fits = self.participants <= TRAINING_TIME_MOST
         return fits and self.seed in TRAINING_TIME_SEEDS and self.tuning is None
 
     def as_json(self) -> dict[str, object]:

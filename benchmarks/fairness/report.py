@@ -122,10 +122,10 @@ def _tuning_text(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
                 for size, score in zip(found["tried"], found["scores"], strict=True)
             )
             rows.append((data, method, "; ".join(trials), f"{found['chosen']:g}"))
-    columns = ("data", "method", "tried: mean validation accuracy of what is received", "chosen")
+    columns = ("data", "method", "tried: best validation accuracy that anyone received", "chosen")
     title = (
-        "tuning: three learning rates for each method (twice as high for aequa; for cgsv three lengths of an upload), on one"
-        " cell of seed 100"
+        "tuning: three learning rates for each method (twice as high for aequa; for cgsv three"
+        " lengths of an upload), on one cell of seed 100"
     )
     return "\n".join(table_lines(Table(title, columns, tuple(rows))))
 
