@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from slimmable.samples import Samples
 from slimmable.state import ModelState
 from slimmable.training import DivergenceError
 
+T = TypeVar("T")
+HALVINGS = 3  # of a learning rate that was too high
 METHODS = ("aequa", "fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed", "stand-alone")
 """Those with a step size of their own; the variants of Aequa share one."""
 
@@ -68,8 +70,8 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
     judge = Judge(fleet, parts.validation if cell.tuning is not None else parts.test)
     rate = {method: replace(fleet, rate=sizes[method]) for method in METHODS}
 
-    own, seconds = _timed(lambda: stand_alone.stand_alone(rate["stand-alone"], 0))
-    again, _ = _timed(lambda: stand_alone.stand_alone(rate["stand-alone"], 1))
+    own, seconds = _stable(rate["stand-alone"], lambda f: stand_alone.stand_alone(f, 0))
+    again, _ = _stable(rate["stand-alone"], lambda f: stand_alone.stand_alone(f, 1))
     alone = [_alone(fleet, state) for state in own]
     curves: dict[str, Any] = {}
     found = {
@@ -128,20 +130,20 @@ def _baselines(
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with _may_diverge():
-        state, seconds = _timed(lambda: fedavg.fedavg(rate["fedavg"]))
+        state, seconds = _stable(rate["fedavg"], fedavg.fedavg)
         found["fedavg"] = judge.measured(fedavg.rewards(rate["fedavg"], state), seconds)
-        tuned, more = _timed(lambda: fedavg_ft.rewards(rate["fedavg-ft"], state))
+        tuned, more = _stable(rate["fedavg-ft"], lambda f: fedavg_ft.rewards(f, state))
         found["fedavg-ft"] = judge.measured(tuned, seconds + more)
     # CGSV's uploads have one length whatever the learning rate: it takes that of FedAvg.
     length = rate["cgsv"].rate
-    runs: dict[str, Callable[[], Rewards]] = {
-        "cgsv": lambda: cgsv.rewards(rate["fedavg"], length),
-        "iafl": lambda: iafl.rewards(replace(rate["iafl"], alone=alone)),
-        "shapfed": lambda: shapfed.rewards(rate["shapfed"]),
+    runs: dict[str, tuple[Fleet, Callable[[Fleet], Rewards]]] = {
+        "cgsv": (rate["fedavg"], lambda f: cgsv.rewards(f, length)),
+        "iafl": (replace(rate["iafl"], alone=alone), iafl.rewards),
+        "shapfed": (rate["shapfed"], shapfed.rewards),
     }
-    for name, run in runs.items():
+    for name, (chosen, run) in runs.items():
         with _may_diverge():
-            found[name] = judge.measured(*_timed(run))
+            found[name] = judge.measured(*_stable(chosen, run))
     return found
 
 
@@ -156,7 +158,7 @@ def _aequa(
     """Return the entries of all variants; what was measured over width goes into ``curves``."""
     found: dict[str, dict[str, Any]] = {}
     with _may_diverge(), tempfile.TemporaryDirectory() as folder:
-        trained, seconds = _timed(lambda: aequa.train(fleet, "post-training", Path(folder)))
+        trained, seconds = _stable(fleet, _train("post-training", Path(folder)))
         for name, rewards in aequa.post_training(trained, fleet, alone).items():
             found[name] = judge.measured(rewards, seconds)
         curves |= {
@@ -175,10 +177,26 @@ def _aequa(
         }
     if training_time:
         with _may_diverge(), tempfile.TemporaryDirectory() as folder:
-            trained, seconds = _timed(lambda: aequa.train(fleet, "training-time", Path(folder)))
+            trained, seconds = _stable(fleet, _train("training-time", Path(folder)))
             late = aequa.in_training(trained, fleet, alone)
             found[aequa.TRAINING_TIME] = judge.measured(late, seconds)
     return found
+
+
+def _train(mode: str, folder: Path) -> Callable[[Fleet], aequa.Trained]:
+    return lambda fleet: aequa.train(fleet, mode, folder / f"rate-{fleet.rate:g}")
+
+
+def _stable(fleet: Fleet, run: Callable[[Fleet], T]) -> tuple[T, float]:
+    """Return what a method trained and the CPU seconds; at half the rate where it diverges.
+
+    Learning rates are chosen on one partition; on a more uneven one they may be too high.
+    """
+    started = time.process_time()
+    for halving in range(HALVINGS):
+        with suppress(DivergenceError):
+            return run(replace(fleet, rate=fleet.rate / 2**halving)), time.process_time() - started
+    return run(replace(fleet, rate=fleet.rate / 2**HALVINGS)), time.process_time() - started
 
 
 def _may_diverge() -> AbstractContextManager[None]:
@@ -192,11 +210,6 @@ def _alone(fleet: Fleet, state: ModelState) -> aequa.Alone:
     correct = np.asarray(fleet.model.task.sample_scores(said, data.y), dtype=np.float64)
     blocks = block_weights(data, fleet.model.task) @ correct
     return aequa.Alone(float(blocks.mean()), tuple(blocks.tolist()))
-
-
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.process_time()
-    return run(), time.process_time() - started
 
 
 def commit() -> str:

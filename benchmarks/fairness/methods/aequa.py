@@ -113,7 +113,11 @@ def settings_of(fleet: Fleet, mode: str) -> Settings:
             deadline_s=1e6,
         ),
         contributions=Contributions(coalitions=COALITIONS),
-        rewards=RewardSettings(mode=mode, ladder=LADDER),  # type: ignore[arg-type]
+        rewards=RewardSettings(
+            mode=mode,  # type: ignore[arg-type]
+            ladder=LADDER,
+            first_entitlement=GRID[1],
+        ),
     )
 
 
