@@ -17,11 +17,14 @@ from benchmarks.errors import BenchmarkError
 from broker import messages as m
 from broker.blobs import digest_of, reference
 from coordinator import inputs as i
-from coordinator import work
-from coordinator.bench import Bench, ExportJob, RoundResult, ScoreJob, UpdateFile
+from coordinator.bench import Bench, ExportJob, ScoreJob, UpdateFile
 from coordinator.duties import Export, Initialise, Score, job
-from coordinator.fleet import Campaign, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
+from coordinator.release_files import export_widths
 from coordinator.rounds import decide
+from coordinator.scoring import score_round
+from coordinator.work import initialise
 from edge_agent.runtime import load_model as load_onnx
 from edge_agent.trainer_protocol import DataSource, TrainCommand
 from edge_agent.training_job import behave
@@ -106,9 +109,9 @@ class CampaignRun:
         while not isinstance(due := job(self.state), Export):
             match due:
                 case Initialise():
-                    self._give(i.Initialised(*work.initialise(self._bench)))
+                    self._give(i.Initialised(*initialise(self._bench)))
                 case Score(number):
-                    self._give(_scored(number, work.score_round(self._bench, self._score_job())))
+                    self._give(i.Scored(number, score_round(self._bench, self._score_job())))
                 case None:
                     self._train_round()
         unseen = self._score_files()
@@ -201,7 +204,7 @@ class CampaignRun:
         )
         unseen = watch.person_samples(watch.UNSEEN_PERSON)
         scores = {}
-        for manifest in work.export_widths(self._bench, order).manifests:
+        for manifest in export_widths(self._bench, order).manifests:
             loaded = load_onnx(self._blobs.get(manifest.digest), manifest)
             outputs = loaded.outputs(loaded.feed(unseen.x))
             scores[manifest.width] = loaded.task.score(outputs, unseen.y)
@@ -240,9 +243,3 @@ def _train(
 ) -> tuple[bytes, float]:
     state, loss = behave(command, model, cut, samples, lambda _done: None)
     return encode_state(state), loss
-
-
-def _scored(number: int, result: RoundResult) -> i.Scored:
-    return i.Scored(
-        round=number, **{name: getattr(result, name) for name in result.__dataclass_fields__}
-    )

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.messages import ModelManifest
 from journal.events import AloneScore, Contribution, CurvePoint
+
+if TYPE_CHECKING:  # decisions read the results below, and they have no disk
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class Bench:
 
     model: str
     options: Mapping[str, Any]
-    validation: Path | None
+    validation: "Path | None"
     reader: str
-    blobs: Path
-    templates: Path
+    blobs: "Path"
+    templates: "Path"
     grid: tuple[float, ...]
     ladder: tuple[float, ...]
     seed: int
@@ -88,7 +90,10 @@ class AssessJob:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What `score_round` found; where devices measure, no curve and no values."""
+    """What `score_round` found; where devices measure, no curve and no values.
+
+    Its fields are those of `journal.events.RoundScored`, which is made of it.
+    """
 
     digest: str
     curve: tuple[CurvePoint, ...]
@@ -103,7 +108,7 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class AssessResult:
-    """What `coordinator.work.assess` found."""
+    """What `coordinator.assessment.assess` found."""
 
     scores: tuple[AloneScore, ...]
     seconds: float

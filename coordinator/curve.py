@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.comparison import bootstrap, difference
-from coordinator.rewards import isotonic
+from coordinator.rewards import WORSE, isotonic
 from journal.events import CurvePoint
 
 SampleScores = Mapping[float, npt.NDArray[np.float64]]
@@ -123,5 +123,5 @@ def _dominated(
 ) -> str:
     for width, scores in narrower.items():
         if difference(own, scores, recording, rng).high < 0:
-            return f"significantly worse than width {width:g}"
+            return f"{WORSE} {width:g}"
     return ""

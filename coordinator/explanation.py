@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from broker.messages import InstallState
+from coordinator.allocation import claimed
 from coordinator.capacity import deployed_width
 from coordinator.contribution.ledger import Entry, statement
 from coordinator.counterfactual import Case, next_wider, still_enough
-from coordinator.fleet import Campaign, Device, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign, Device
 from coordinator.rewards import allocate
-from coordinator.rounds import claimed
 from journal import events as e
 
 NAMES = 5  # devices offered where one is not known
@@ -91,7 +92,9 @@ class Explanation:
         decay: what a score counts for, one round later.
         devices: how many have an account; average: mean of their contributions.
         reward: None where it has no account, or where nothing could be rewarded.
-        rule, note: of the allocation; cutoff: share below which there is no release.
+        rule, note: of the allocation.
+        cutoff: share below which there is no release; proof: share below which there is none
+            where the contribution is not significantly above 0.
         untrained: score of the initial model.
         ladder: what the widths scored.
         alone: measurement of its own model.
@@ -115,6 +118,7 @@ class Explanation:
     rule: str
     note: str
     cutoff: float
+    proof: float
     untrained: float
     ladder: tuple[e.CurvePoint, ...]
     alone: e.AloneScore | None
@@ -176,15 +180,15 @@ def _unknown(device: str, state: Campaign) -> str:
 
 def _so_far(state: Campaign) -> _Decision:
     """Return what would be decided now."""
-    case = _case(state)
+    case = _case(state, releasing=True)
     if case is None:
         return _Decision("so far", state, state.weights_round)
     found = allocate(case.claims, case.curve, case.policy, case.untrained)
     return _Decision("so far", state, state.weights_round, found.rule, found.note, found.rewards)
 
 
-def _case(state: Campaign) -> Case | None:
-    found = claimed(state)
+def _case(state: Campaign, *, releasing: bool) -> Case | None:
+    found = claimed(state, releasing=releasing)
     if found is None or state.settings is None:
         return None
     claims, ladder, _ = found
@@ -198,7 +202,7 @@ def _explained(
     assert settings is not None
     totals = then.ledger.totals
     reward = next((one for one in decision.rewards if one.device == name), None)
-    case = _case(then)
+    case = _case(then, releasing=decision.basis != "entitlement")
     explanation = Explanation(
         device=name,
         fleet=settings.fleet,
@@ -215,6 +219,7 @@ def _explained(
         rule=decision.rule,
         note=decision.note,
         cutoff=settings.rewards.cutoff,
+        proof=settings.rewards.proof,
         untrained=then.untrained,
         ladder=tuple(case.curve) if case else (),
         alone=then.alone.get(name),

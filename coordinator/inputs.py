@@ -17,8 +17,9 @@ from broker.messages import (
     Report,
     Update,
 )
+from coordinator.bench import RoundResult
 from coordinator.settings import Settings
-from journal.events import AloneScore, Contribution, CurvePoint, LinkState, WidthMemory
+from journal.events import AloneScore, LinkState, WidthMemory
 
 SENTENCE_LIMIT = 300  # characters; six such sentences stay below the control limit
 M = TypeVar("M", bound=msgspec.Struct)
@@ -169,23 +170,10 @@ class Initialised:
 
 @dataclass(frozen=True)
 class Scored:
-    """The worker aggregated and measured a round.
-
-    Attributes:
-        measured: see `journal.events.RoundScored`.
-    """
+    """The worker aggregated and measured a round."""
 
     round: int
-    digest: str
-    curve: tuple[CurvePoint, ...]
-    contributions: tuple[Contribution, ...]
-    method: str
-    value_before: float
-    value_after: float
-    coalitions: int
-    seconds: float
-    better: bool
-    measured: str = ""
+    result: RoundResult
 
 
 @dataclass(frozen=True)

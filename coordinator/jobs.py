@@ -41,13 +41,13 @@ class JobRunner(Protocol):
         """See `coordinator.work.initialise`."""
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
-        """See `coordinator.work.score_round`."""
+        """See `coordinator.scoring.score_round`."""
 
     async def assess(self, bench: Bench, job: AssessJob) -> AssessResult:
-        """See `coordinator.work.assess`."""
+        """See `coordinator.assessment.assess`."""
 
     async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
-        """See `coordinator.work.export_widths`."""
+        """See `coordinator.release_files.export_widths`."""
 
     def warm(self, bench: Bench) -> None:
         """Start making ONNX templates; nobody waits for it."""
@@ -75,17 +75,17 @@ class ProcessJobs:
         return result
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
-        """Run `coordinator.work.score_round` in the rounds process."""
+        """Run `coordinator.scoring.score_round` in the rounds process."""
         result: RoundResult = await self._run("rounds", "score_round", bench, job)
         return result
 
     async def assess(self, bench: Bench, job: AssessJob) -> AssessResult:
-        """Run `coordinator.work.assess` in the rounds process."""
+        """Run `coordinator.assessment.assess` in the rounds process."""
         result: AssessResult = await self._run("rounds", "assess", bench, job)
         return result
 
     async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
-        """Wait for the templates, then run `coordinator.work.export_widths`."""
+        """Wait for the templates, then run `coordinator.release_files.export_widths`."""
         if self._warming:
             await self._warming
         result: ExportResult = await self._run("exports", "export_widths", bench, job)
@@ -137,8 +137,8 @@ class ProcessJobs:
 
 
 def _call(job: str, *arguments: object) -> Any:
-    """Run one function of `coordinator.work`, imported here so that only workers load torch."""
-    return getattr(importlib.import_module("coordinator.work"), job)(*arguments)
+    """Run one of `coordinator.work.JOBS`, imported here so that only workers load torch."""
+    return importlib.import_module("coordinator.work").JOBS[job](*arguments)
 
 
 def _end_with_parent() -> None:

@@ -1,8 +1,8 @@
 """Which of the coordinator's publications are new. Pure.
 
-`coordinator.duties.publications` says what must stand on every topic. To work that out for the
-whole fleet after each message would cost the square of the number of devices, so what one device
-did is followed up for that device alone; everything else is followed up for all.
+`coordinator.publications` says what must stand on every topic. To work that out for the whole fleet
+after each message would cost the square of the number of devices, so what one device did is
+followed up for that device alone; everything else is followed up for all.
 
 The summary is about the whole fleet whatever happened. It is told at once when the phase or the
 round changes, and otherwise at most once a tick.
@@ -12,15 +12,10 @@ from collections.abc import Iterable, Mapping
 
 from broker import messages as m
 from broker.topics import DownTopic, ServerSays, ServerTells, ServerTopic, Topic
-from coordinator.duties import (
-    Share,
-    Shared,
-    Sign,
-    device_publications,
-    publications,
-    summary,
-)
+from coordinator.duties import Share, Shared
 from coordinator.fleet import Campaign, Phase
+from coordinator.fleet_summary import summary
+from coordinator.publications import Sign, device_publications, publications
 from journal import events as e
 
 SUMMARY = ServerTopic(ServerTells.SUMMARY)
@@ -51,7 +46,7 @@ class Notices:
         """Start with nothing said.
 
         Args:
-            sign: see `coordinator.duties.publications`.
+            sign: see `coordinator.publications.publications`.
         """
         self._sign = sign
         self._said: dict[Topic, m.Message | None] = {}
@@ -88,7 +83,7 @@ class Notices:
 
         Args:
             state: after all events that were noted.
-            shares: see `coordinator.duties.publications`.
+            shares: see `coordinator.publications.publications`.
         """
         stale, self._stale = self._stale, set()
         if stale is None:

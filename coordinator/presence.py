@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from coordinator.settings import Presence
 from journal.events import LinkState
 
+PRESENT = (LinkState.ONLINE, LinkState.LATE)
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -54,7 +56,7 @@ class Leases:
         self._leases = {
             device: replace(
                 lease,
-                heard_at=now if lease.state in (LinkState.ONLINE, LinkState.LATE) else None,
+                heard_at=now if lease.state in PRESENT else None,
                 renewed="the server started and gives one lease",
             )
             for device, lease in known.items()

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+from coordinator.bench import RoundResult
 from coordinator.fleet import Campaign, reports_of
-from coordinator.inputs import Scored
 from coordinator.reported_curve import NOT_MEASURED, reported_curve, reported_gain, reported_value
 
 
-def with_reports(state: Campaign, given: Scored) -> Scored:
+def with_reports(state: Campaign, found: RoundResult) -> tuple[RoundResult, str]:
     """Return the result of a round with the scores that devices reported on its base.
 
     The worker aggregated and computed contributions, and measured nothing. Where no device reported
@@ -15,6 +15,9 @@ def with_reports(state: Campaign, given: Scored) -> Scored:
 
     The first weights that are measured are the best so far. A value compares what all devices said
     then with what all say now, ``better`` only those that spoke both times.
+
+    Returns:
+        The result, and the digest of the weights that its curve describes.
     """
     assert state.round is not None
     assert state.settings is not None
@@ -22,27 +25,22 @@ def with_reports(state: Campaign, given: Scored) -> Scored:
     reports = reports_of(state.round)
     if not reports:
         value = last.value_after if last else 0.0
-        return replace(
-            given,
-            curve=last.curve if last else (),
-            value_before=value,
-            value_after=value,
-            better=False,
-            measured=state.measured,
-        )
+        curve = last.curve if last else ()
+        kept = replace(found, curve=curve, value_before=value, value_after=value, better=False)
+        return kept, state.measured
     value = reported_value(reports, trim)
     best = state.reports.get(state.best)
     gain = reported_gain(reports, best, trim, lambda one: -one.loss) if best else None
     rewards = state.settings.rewards
     widths = (*state.settings.widths, *rewards.ladder)
-    return replace(
-        given,
+    reported = replace(
+        found,
         curve=reported_curve(reports, trim, widths, rewards.min_trainers, state.untrained_reports),
         value_before=last.value_after if state.measured and last else value,
         value_after=value,
         better=gain is None or gain.low > 0,
-        measured=state.round.opened.base,
     )
+    return reported, state.round.opened.base
 
 
 def reported_scores(state: Campaign) -> tuple[dict[float, float], str]:

@@ -40,6 +40,7 @@ from journal.events import CurvePoint, Reward
 
 FLOOR = "floor"
 NONE = "none"
+WORSE = "significantly worse than width"  # begins why a width is not offered that another beats
 EQUALS_LIMIT = 16  # tied devices that one reward names: the nearest in rank
 
 
@@ -136,6 +137,12 @@ def allocate(
     return Allocation(
         granted.rule, granted.note, tuple(rewards[device] for device in sorted(rewards))
     )
+
+
+def beaten(point: CurvePoint) -> bool:
+    """Return whether nothing but a better narrower width speaks against offering this one."""
+    # Journals from before reasons were recorded know only this one.
+    return not point.offered and (not point.why or point.why.startswith(WORSE))
 
 
 def reward_ladder(curve: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -1,8 +1,9 @@
 """The coordinator's shell: link, journal, blobs, clock and worker, around the pure decisions.
 
 Everything that happens becomes an input of `coordinator.rounds.decide`; its events are committed to
-the journal; then `coordinator.duties` says what must stand on the broker and what job is due, and
-this shell makes it so. It holds no rule about federated learning.
+the journal; then `coordinator.publications` says what must stand on the broker and
+`coordinator.duties` what job is due, and this shell makes it so. It holds no rule about federated
+learning.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import msgspec
 
 from broker import messages as m
 from broker.background import BackgroundTasks
-from broker.blobs import blob_key, seal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.envelope import sign
 from broker.errors import BlobError, DecodeError, LinkError, SizeError
@@ -34,40 +34,37 @@ from broker.topics import (
     server_filters,
     topic_for,
 )
-from broker.transfer import BlobFetcher, BlobPublisher, shared_topics, upload_topics
+from broker.transfer import BlobFetcher, upload_topics
 from coordinator import inputs as i
+from coordinator.admission import admit
 from coordinator.aggregation import inspect_update
-from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
+from coordinator.bench import Bench
 from coordinator.duties import (
     Assess,
     Export,
     Initialise,
     Job,
     Score,
-    Share,
-    Shared,
-    SharedRelease,
-    SharedWeights,
     job,
     needed_blobs,
-    shared,
 )
-from coordinator.export_order import export_job
-from coordinator.fleet import Campaign, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
+from coordinator.job_orders import assess_job, export_job, score_job
 from coordinator.jobs import JobError, JobRunner
 from coordinator.notices import Notices
 from coordinator.presence import Leases
-from coordinator.rounds import DAY_S, admit, advance
-from coordinator.settings import Settings, SettingsError, changed_settings
+from coordinator.rounds import advance
+from coordinator.settings import DAY_S, Settings, SettingsError, changed_settings
 from coordinator.share_list import ShareList
+from coordinator.sharing import Sealer, Sharing
 from journal.blobs import BlobFolder
 from journal.events import WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
 from slimmable.cost import model_bytes, payload_bytes
-from slimmable.slicing import slice_state
 from slimmable.spec import WidthSpec
-from slimmable.state import StateError, decode_state, digest, encode_state
+from slimmable.state import StateError, decode_state
 
 log = logging.getLogger(__name__)
 
@@ -135,18 +132,22 @@ class Coordinator:
                 f" ({'; '.join(changes)}): restore them, or name another folder for a new campaign"
             )
         self._leases = Leases(settings.presence, self.state.leases(), desk.clock())
-        self._shares: dict[Shared, Share] = {}
-        self._sharing: set[Shared] = set()
-        self._share_list = ShareList(desk.folder / "shared.json")
         self._notices = Notices(self._sign)
         self._job: Job | None = None
         self._fetching: set[str] = set()
         self._fetcher = BlobFetcher(desk.link, desk.folder / "uploads")
-        self._publisher = BlobPublisher()
-        self._leftovers = self._share_list.entries()
         self._latest = LatestOnly()
         self._seq = 0
         self._background = BackgroundTasks(self._link)
+        self._sealer = Sealer(settings, spec, identity.fleet_secret, desk.blobs)
+        self._sharing = Sharing(
+            settings.fleet,
+            self._sealer,
+            desk.link,
+            ShareList(desk.folder / "shared.json"),
+            self._background,
+            self._apply,
+        )
         self._wake = asyncio.Event()
         self._ending = False
         self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
@@ -164,8 +165,7 @@ class Coordinator:
         await self._link.subscribe(server_filters(self.settings.fleet))
         self._background.spawn(self._publish_for_ever())
         self._background.spawn(self._tick_for_ever())
-        if not self._sharing:
-            self._background.spawn(self._clear_leftovers())
+        self._sharing.start()
         try:
             async for event in self._link.events():
                 match event:
@@ -367,14 +367,10 @@ class Coordinator:
                 return i.Initialised(digest, score)
             case Score(number):
                 jobs.warm(bench)
-                result = await jobs.score(bench, self._score_job(state))
-                return i.Scored(
-                    round=number,
-                    **{name: getattr(result, name) for name in result.__dataclass_fields__},
-                )
+                return i.Scored(number, await jobs.score(bench, score_job(state)))
             case Assess(number):
                 jobs.warm(bench)
-                found = await jobs.assess(bench, AssessJob(number, self._update_files(state)))
+                found = await jobs.assess(bench, assess_job(state))
                 return i.Assessed(number, found.scores, found.seconds)
             case Export(widths):
                 exported = await jobs.export(bench, export_job(state, widths))
@@ -382,40 +378,6 @@ class Coordinator:
                     tuple(self._release(manifest) for manifest in exported.manifests),
                     exported.worse,
                 )
-
-    def _score_job(self, state: Campaign) -> ScoreJob:
-        current = state.round
-        assert current is not None
-        updates = self._update_files(state)
-        present = {update.device for update in updates}
-        absent = [d for d in state.devices.values() if d.device not in present]
-        return ScoreJob(
-            round=current.number,
-            base=current.opened.base,
-            best=state.best,
-            updates=updates,
-            method=self.settings.contributions.method,
-            coalitions=self.settings.contributions.coalitions,
-            known=state.earlier,
-            min_trainers=self.settings.rewards.min_trainers,
-            absent_widths=tuple(d.trained_width for d in absent if d.trained_width),
-        )
-
-    def _update_files(self, state: Campaign) -> tuple[UpdateFile, ...]:
-        assert state.round is not None
-        updates = [task.update for task in state.round.tasks.values() if task.update]
-        by_samples = self.settings.weighting == "samples"
-        return tuple(
-            UpdateFile(
-                u.device,
-                u.width,
-                u.digest,
-                weight=float(max(1, u.samples)) if by_samples else 1.0,
-                samples=u.samples,
-                rounds=state.devices[u.device].rounds_taken,
-            )
-            for u in sorted(updates, key=lambda update: update.device)
-        )
 
     def _release(self, manifest: m.ModelManifest) -> tuple[m.Release, m.BlobReference]:
         now = self._desk.clock()
@@ -426,77 +388,12 @@ class Coordinator:
             created_at=now,
             expires_at=now + self.settings.releases.valid_days * DAY_S,
         )
-        _, share = self._seal_release(manifest)
+        _, share = self._sealer.seal_release(manifest)
         return release, share.reference
 
-    # --- shared blobs ----------------------------------------------------------------------------
-
     def _start_sharing(self) -> None:
-        wanted = shared(self.state)
-        for blob in sorted(wanted - self._shares.keys() - self._sharing, key=str):
-            self._sharing.add(blob)
-            self._background.spawn(self._share(blob))
-        for blob in self._shares.keys() - wanted:
-            share = self._shares.pop(blob)
+        if self._sharing.follow(self.state):
             self._notices.anything_changed()
-            self._background.spawn(self._unshare(share.reference))
-
-    async def _share(self, blob: Shared) -> None:
-        data, share = await asyncio.to_thread(self._seal, blob)
-        reference = share.reference
-        self._share_list.add(reference.blob, reference.blocks)
-        topics = shared_topics(self.settings.fleet, reference.blob)
-        await self._publisher.publish(self._link, topics, data, reference.block_size)
-        self._sharing.discard(blob)
-        self._shares[blob] = share
-        purpose, width = self._purpose(blob)
-        self._apply(i.BlobPublished(purpose, width, reference.blob, len(data)))
-        if not self._sharing:
-            await self._clear_leftovers()
-
-    def _purpose(self, blob: Shared) -> tuple[str, float]:
-        if isinstance(blob, SharedWeights):
-            return f"round-{blob.round}", blob.width
-        manifest = self.state.releases[blob.digest][0].manifest
-        return f"release-{manifest.round}", manifest.width
-
-    async def _unshare(self, reference: m.BlobReference) -> None:
-        if any(share.reference.blob == reference.blob for share in self._shares.values()):
-            return
-        topics = shared_topics(self.settings.fleet, reference.blob)
-        await self._publisher.clear(self._link, topics, reference.blocks)
-        self._share_list.remove(reference.blob)
-
-    async def _clear_leftovers(self) -> None:
-        """Clear the blocks that an earlier run shared and that nothing needs any more."""
-        leftovers, self._leftovers = self._leftovers, {}
-        # Equal contents make equal ciphertexts, so a leftover may be in use again.
-        used = {share.reference.blob for share in self._shares.values()}
-        for blob, blocks in leftovers.items():
-            if blob not in used:
-                topics = shared_topics(self.settings.fleet, blob)
-                await self._publisher.clear(self._link, topics, blocks)
-                self._share_list.remove(blob)
-
-    def _seal(self, blob: Shared) -> tuple[bytes, Share]:
-        if isinstance(blob, SharedRelease):
-            return self._seal_release(self.state.releases[blob.digest][0].manifest)
-        base = decode_state(self._desk.blobs.get(blob.base))
-        cut = slice_state(base, self._spec, blob.width)
-        return self._seal_bytes(encode_state(cut), *self._purpose(blob))
-
-    def _seal_release(self, manifest: m.ModelManifest) -> tuple[bytes, Share]:
-        data = self._desk.blobs.get(manifest.digest)
-        return self._seal_bytes(data, f"release-{manifest.round}", manifest.width)
-
-    def _seal_bytes(self, data: bytes, purpose: str, width: float) -> tuple[bytes, Share]:
-        size = self.settings.block_size
-        plain = digest(data)
-        key = blob_key(
-            self._identity.fleet_secret, self.settings.fleet, purpose, width, plain, size
-        )
-        cipher, reference = seal(data, key, size)
-        return cipher, Share(reference, key)
 
     # --- retained publications -------------------------------------------------------------------
 
@@ -504,12 +401,11 @@ class Coordinator:
         """Publish everything once more: a killed broker may have forgotten what it retained."""
         self._notices.forgotten()
         self._wake.set()
-        for blob in list(self._shares):
-            del self._shares[blob]
+        self._sharing.forgotten()
         self._start_sharing()
 
     async def _publish_changes(self) -> None:
-        due = self._notices.due(self.state, self._shares)
+        due = self._notices.due(self.state, self._sharing.shares)
         await asyncio.gather(*(self._say(topic, body) for topic, body in due.items()))
 
     async def _say(self, topic: Topic, message: m.Message | None) -> None:

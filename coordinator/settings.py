@@ -13,6 +13,7 @@ from slimmable.width import WidthError, WidthGrid
 
 MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
+DAY_S = 86400.0
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
 

@@ -163,7 +163,7 @@ def _contribution_lines(found: Explanation) -> list[str]:
         f"In all {reward.contribution:.5g}{unit}, measured by {found.method}{fading}.",
         (
             f"The average of {found.devices} devices is {found.average:.5g}: its share is"
-            f" {reward.share:.2f} times the average; below {found.cutoff:g} there is no release."
+            f" {reward.share:.2f} times the average. {_cut_off(found.cutoff, found.proof)}"
         ),
     ]
     if reward.equals:
@@ -182,6 +182,16 @@ def _contribution_lines(found: Explanation) -> list[str]:
     if reward.width:
         lines.append(f"The rule {found.rule} grants a score of {reward.target:.3f}.")
     return lines
+
+
+def _cut_off(cutoff: float, proof: float) -> str:
+    rule = f"Below {cutoff:g} there is no release"
+    if proof <= cutoff:
+        return f"{rule}."
+    return (
+        f"{rule}, and below {proof:g} only for a contribution that is significantly above 0"
+        " (its 95 % interval does not reach 0) or larger than such a one."
+    )
 
 
 def _ladder_lines(found: Explanation) -> list[str]:

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 
 from broker.messages import InstallState
-from coordinator.duties import participation, phase_detail, round_of_budget
 from coordinator.fleet import Campaign, confirmed
+from coordinator.fleet_summary import participation, phase_detail, round_of_budget
 from journal import events as e
 from journal.chain import Record
 from slimfleet.demo.scenario import Scenario

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from coordinator.fleet import Campaign, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
 from journal.chain import Record
 from journal.errors import JournalMissingError
 from journal.reader import JournalReader

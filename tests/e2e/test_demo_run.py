@@ -14,7 +14,8 @@ import onnxruntime
 import psutil
 import pytest
 
-from coordinator.fleet import Campaign, confirmed, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign, confirmed
 from edge_agent import Predictor
 from journal import events as e
 from journal.chain import verify

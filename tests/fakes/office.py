@@ -22,8 +22,10 @@ from broker.messages import (
     WidthCost,
 )
 from coordinator import inputs as i
+from coordinator.bench import RoundResult
 from coordinator.duties import Assess, Export, Initialise, Score, Share, job
-from coordinator.fleet import Campaign, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
 from coordinator.rounds import decide
 from coordinator.settings import Rewards, Rounds, Settings, Training
 from journal import events as e
@@ -218,21 +220,23 @@ class Office:
         given = contributions or {}
         return self.say(
             i.Scored(
-                round=current.number,
-                digest=digest(f"round {current.number}"),
-                curve=points or curve(),
-                contributions=tuple(
-                    e.Contribution(
-                        device=device, score=given.get(device, 0.1), update=digest(device)
-                    )
-                    for device in arrived
+                current.number,
+                RoundResult(
+                    digest=digest(f"round {current.number}"),
+                    curve=points or curve(),
+                    contributions=tuple(
+                        e.Contribution(
+                            device=device, score=given.get(device, 0.1), update=digest(device)
+                        )
+                        for device in arrived
+                    ),
+                    method="permutation-shapley",
+                    value_before=-1.0,
+                    value_after=-0.5,
+                    coalitions=8,
+                    seconds=0.1,
+                    better=better,
                 ),
-                method="permutation-shapley",
-                value_before=-1.0,
-                value_after=-0.5,
-                coalitions=8,
-                seconds=0.1,
-                better=better,
             )
         )
 

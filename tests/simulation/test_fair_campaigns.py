@@ -8,7 +8,8 @@ import pytest
 from broker.codec import decode_on
 from broker.messages import DropReason, InstallState, Task
 from broker.topics import DownTopic, parse_topic
-from coordinator.fleet import Campaign, Phase, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign, Phase
 from edge_agent import installation
 from edge_agent.probe import ProbeResult
 from journal import events as e

@@ -8,8 +8,8 @@ import pytest
 import coordinator.server
 from benchmarks.crowd import crowd_rounds
 from broker.topics import ServerTells, ServerTopic
-from coordinator.duties import publications
 from coordinator.notices import Notices
+from coordinator.publications import publications
 from journal.platform import unflushed
 from tests.fakes.small_fleet import DeviceSettings, SmallFleet, toy_settings
 from tests.fakes.virtual_clock import simulated

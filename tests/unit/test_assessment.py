@@ -4,18 +4,10 @@ import pytest
 
 from broker.messages import Stage
 from coordinator import inputs as i
-from coordinator.duties import (
-    Assess,
-    Score,
-    SharedWeights,
-    job,
-    needed_blobs,
-    phase_detail,
-    publications,
-    round_of_budget,
-    shared,
-)
+from coordinator.duties import Assess, Score, SharedWeights, job, needed_blobs, shared
 from coordinator.fleet import Phase
+from coordinator.fleet_summary import phase_detail, round_of_budget
+from coordinator.publications import publications
 from coordinator.settings import Contributions, Rewards
 from journal import events as e
 from tests.fakes.office import Office, digest, settings, share_of

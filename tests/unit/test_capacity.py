@@ -6,8 +6,9 @@ import pytest
 from broker.messages import InstallState
 from broker.topics import DownTopic, ServerSays
 from coordinator.capacity import deployed_width, granted_width
-from coordinator.duties import Export, job, publications
+from coordinator.duties import Export, job
 from coordinator.fleet import Phase
+from coordinator.publications import publications
 from coordinator.settings import Rewards
 from journal import events as e
 from tests.fakes.office import MIB, Office, curve, profile, settings

@@ -12,7 +12,6 @@ from broker.errors import ReleaseError
 from broker.topics import DownTopic, ResultTopic, ServerSays, ServerTells, ServerTopic
 from coordinator import inputs as i
 from coordinator.duties import (
-    SUMMARY_LIMIT,
     Export,
     Initialise,
     Score,
@@ -20,12 +19,11 @@ from coordinator.duties import (
     SharedWeights,
     job,
     needed_blobs,
-    participation,
-    phase_detail,
-    publications,
     shared,
 )
 from coordinator.fleet import Campaign, Phase
+from coordinator.fleet_summary import SUMMARY_LIMIT, participation, phase_detail
+from coordinator.publications import publications
 from coordinator.settings import Contributions, Rewards
 from journal import events as e
 from tests.fakes.office import MIB, OFFLINE, Office, digest, profile, settings, share_of

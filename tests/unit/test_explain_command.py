@@ -99,7 +99,7 @@ def test_the_threshold_is_where_the_allocation_turns():
     now, wider = case.reward("mill"), next_wider(case, "mill")
     assert case.reward("mill", wider.contribution * 0.98).width == now.width < wider.width
     rider = next_wider(case, "rider")
-    assert rider.share == pytest.approx(0.25, abs=1e-3)
+    assert rider.share == pytest.approx(Rewards().cutoff, abs=1e-3)
     assert still_enough(case, "rider") is None
     assert next_wider(case, "press") is None
 
@@ -111,7 +111,16 @@ def test_whoever_did_harm_is_told_what_would_have_been_enough(own):
     case = Case(claims, curve(FINE), Rewards(ladder=LADDER), 0.2)
     found = next_wider(case, "b")
     assert found.width > 0
-    assert found.share >= 0.25
+    # Its blocks are shifted, so they can be proven below that share, too.
+    assert Rewards().cutoff < found.share < Rewards().proof
+    assert found.low > 0
+
+
+def test_a_small_contribution_that_is_not_proven_is_told_the_share_that_needs_no_proof():
+    claims = [Claim("a", Total(1.0, (0.9, 1.1), 1)), Claim("b", Total(0.1, (-0.2, 0.4), 1))]
+    case = Case(claims, curve(FINE), Rewards(ladder=LADDER), 0.2)
+    assert case.reward("b").width == 0
+    assert next_wider(case, "b").share == pytest.approx(Rewards().proof, abs=1e-3)
 
 
 def test_where_nothing_would_help_nothing_is_promised():
@@ -146,7 +155,10 @@ def test_it_says_in_words_and_numbers_why():
     assert "late: no update within 10.0 s, last stage: no answer" in text
     assert "In all 0.8, measured by permutation-shapley." in text
     assert "The average of 4 devices" in text
-    assert "below 0.25 there is no release" in text
+    assert "Below 0.02 there is no release, and below 0.25 only for a contribution that is" in text
+    assert (
+        "significantly above 0 (its 95 % interval does not reach 0) or larger than such a" in text
+    )
     assert f"0.125 0.300 0.300 to 0.300 0.300 {'<- earned ' * (reward.width == 0.125)}" in text
     assert f"Width {reward.width:g}, all that it has earned." in text
     assert "times the average on, all else equal, it would have earned width" in text
@@ -156,8 +168,13 @@ def test_it_says_in_words_and_numbers_why():
 def test_a_rider_is_told_what_it_lacks():
     text = text_of(campaign(), "rider")
     assert "no release: 0.00 times the average contribution is below the cut-off" in text
-    assert "From 0.25 times the average on" in text
+    assert "From 0.02 times the average on" in text
     assert "Nothing so far." in text
+
+
+def test_without_a_share_to_be_proven_only_the_cut_off_is_told():
+    text = text_of(campaign(proof=0.0), "rider")
+    assert "Below 0.02 there is no release. " in text
 
 
 def test_the_best_has_nothing_to_gain():

@@ -7,9 +7,11 @@ import pytest
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coordinator import work
+from coordinator import scoring
 from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
+from coordinator.assessment import assess
 from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
+from coordinator.bench_loading import load_validation
 from coordinator.contribution.evidence import EvidenceError
 from coordinator.contribution.methods import METHODS
 from coordinator.contribution.shapley import EXACT_LIMIT, exact_shapley
@@ -22,7 +24,8 @@ from coordinator.measuring import (
     outputs_per_width,
     sample_values,
 )
-from coordinator.work import assess, initialise, score_round
+from coordinator.scoring import score_round
+from coordinator.work import initialise
 from journal.blobs import BlobFolder
 from slimmable.evaluation import calibrate, initial_state, outputs
 from slimmable.model import load_model
@@ -606,7 +609,7 @@ def test_an_assessment_without_data_is_refused(bench):
 
 def test_values_that_are_remembered_are_those_that_would_be_measured_again(bench, updates):
     digest = score_round(bench, job_for(bench, updates)).digest
-    remembered = work._values[bench.blobs, digest]
-    work._values.clear()
-    measured = work._values_of(bench, digest, work._validation(bench))
+    remembered = scoring._values[bench.blobs, digest]
+    scoring._values.clear()
+    measured = scoring._values_of(bench, digest, load_validation(bench))
     np.testing.assert_array_equal(remembered, measured)

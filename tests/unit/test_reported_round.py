@@ -4,7 +4,7 @@ import pytest
 
 from broker.messages import WidthEvaluation
 from coordinator.duties import Export, job, needed_blobs
-from coordinator.export_order import export_job
+from coordinator.job_orders import export_job
 from coordinator.settings import Contributions
 from journal import events as e
 from tests.fakes.office import WIDTHS, Office, digest, settings

@@ -322,19 +322,76 @@ def test_a_free_rider_gets_nothing_and_takes_nothing_from_the_others():
     assert "cut-off of 0.25" in noisy.rewards[-1].reason
 
 
-def test_what_is_not_significantly_above_zero_is_cut_off_as_well():
-    scores = {"a": [1.0, 1.1, 0.9, 1.0], "noise": [3.0, -2.5, 2.5, -1.5]}
-    found = by_device(rewarded(scores, curve(), 0.1, 0.25))
-    assert found["noise"].share > 0.25
+SURE = [1.0, 1.1, 0.9, 1.0]
+
+
+def test_a_small_contribution_that_is_not_proven_is_cut_off():
+    found = by_device(rewarded({"a": SURE, "noise": [1.0, -0.8, 0.5, -0.3]}, curve(), 0.1, 0.02))
+    assert 0.02 < found["noise"].share < 0.25
     assert found["noise"].width == 0.0
     assert "is not significantly above 0: its 95 % interval is -" in found["noise"].reason
-    assert widths_of(rewarded(scores, curve(), 0.1, 0.0))["noise"] > 0.0
+    without = rewarded({"a": SURE, "noise": [1.0, -0.8, 0.5, -0.3]}, curve(), 0.1, 0.02, proof=0.0)
+    assert widths_of(without)["noise"] > 0.0
 
 
-def test_nobody_is_cut_off_for_uncertainty_below_whom_somebody_passes():
-    scores = {"a": [0.5, 0.55, 0.45, 0.5], "unsure": [3.0, -2.0, 2.5, -1.0]}
-    found = widths_of(rewarded(scores, curve(), 0.1, 0.25))
-    assert found == {"a": 1.0, "unsure": 1.0}
+def test_a_small_contribution_that_is_proven_earns():
+    found = by_device(rewarded({"a": SURE, "b": [0.1, 0.11, 0.09, 0.1]}, curve(), 0.1, 0.02))
+    assert found["b"].share < 0.25
+    assert found["b"].low > 0.0
+    assert found["b"].width > 0.0
+
+
+def test_a_large_contribution_earns_whether_it_is_proven_or_not():
+    scores = {"a": SURE, "unsure": [3.0, -2.5, 2.5, -1.5]}
+    found = by_device(rewarded(scores, curve(), 0.1, 0.02))
+    assert found["unsure"].share > 0.25
+    assert found["unsure"].low < 0.0 < found["unsure"].width
+
+
+def test_nobody_is_cut_off_for_uncertainty_who_has_more_than_one_that_passes():
+    scores = {"a": SURE, "sure": [0.05] * 4, "unsure": [0.8, -0.6, 0.4, -0.3]}
+    found = by_device(rewarded(scores, curve(), 0.1, 0.02))
+    assert 0.02 < found["sure"].share < found["unsure"].share < 0.25
+    assert found["unsure"].width >= found["sure"].width > 0.0
+
+
+def test_without_blocks_nothing_can_be_proven_and_only_the_cut_off_counts():
+    found = widths_of(rewarded({"a": 1.0, "small": 0.05, "tiny": 0.005}, curve(), 0.1, 0.02))
+    assert found["small"] > found["tiny"] == 0.0
+
+
+def test_a_proven_contribution_below_the_cut_off_earns_nothing_all_the_same():
+    found = by_device(rewarded({"a": SURE, "tiny": [0.005] * 4}, curve(), 0.1, 0.02))
+    assert found["tiny"].low > 0.0 == found["tiny"].width
+    assert "below the cut-off of 0.02" in found["tiny"].reason
+
+
+noises = st.lists(st.floats(-0.03, 0.03), min_size=4, max_size=4)
+
+
+@given(
+    st.lists(st.floats(0.8, 1.2), min_size=2, max_size=5),
+    st.lists(noises.filter(lambda blocks: np.mean(blocks) < 0.01), min_size=1, max_size=5),
+    rules,
+)
+def test_noise_of_less_than_two_percent_of_the_average_never_earns(honest, noise, rule):
+    scores = {f"honest-{n}": [score] * 4 for n, score in enumerate(honest)}
+    riders = {f"rider-{n}": blocks for n, blocks in enumerate(noise)}
+    found = by_device(rewarded(scores | riders, curve(), 0.1, 0.02, rule=rule))
+    for rider in riders:
+        assert found[rider].share >= 0.02 or found[rider].width == 0.0
+    for device in scores:
+        assert found[device].width > 0.0
+
+
+@given(measured, st.floats(0, 1), st.floats(0, 1))
+def test_whoever_passes_has_no_less_than_whoever_is_cut_off(scores, cutoff, proof):
+    allocation = rewarded(scores, curve(), 0.1, cutoff, proof=proof)
+    passed = [reward.contribution for reward in allocation.rewards if reward.width]
+    cut = [reward for reward in allocation.rewards if not reward.width]
+    for reward in cut:
+        assert all(reward.contribution <= other for other in passed)
+        assert reward.share < max(cutoff, proof)
 
 
 def test_a_spread_wider_than_the_ladder_is_mapped_with_ranks_kept_and_a_note():
@@ -489,11 +546,13 @@ def test_without_a_cut_off_nobody_advancing_the_model_means_the_floor_for_all():
     assert widths_of(allocation) == {"a": 0.25, "b": 0.25}
 
 
-def test_where_all_are_noise_nobody_gets_a_release():
+def test_noise_beside_noise_is_not_told_from_work_by_its_contribution():
+    """That is for the curve to do: no width is offered that is no better than untrained."""
     noise = {"a": [1.0, -0.8, 0.9, -1.0], "b": [0.7, -0.9, 1.2, -0.8]}
-    allocation = rewarded(noise, curve(), 0.1, 0.25)
-    assert set(widths_of(allocation).values()) == {0.0}
-    assert (allocation.rule, allocation.note) == (EQUAL_GAIN, "no device is above the cut-off")
+    assert set(widths_of(rewarded(noise, curve(), 0.1, 0.02)).values()) == {1.0}
+    nothing = rewarded(noise, curve(hidden=LADDER), 0.1, 0.02)
+    assert set(widths_of(nothing).values()) == {0.0}
+    assert nothing.rule == NONE
 
 
 def test_contributions_that_cancel_but_for_rounding_count_as_no_progress():

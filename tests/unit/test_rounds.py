@@ -22,9 +22,11 @@ from broker.messages import (
     WidthCost,
 )
 from coordinator import inputs as i
-from coordinator.duties import Assess, Export, Initialise, Score, job, publications, shared
+from coordinator.admission import admit
+from coordinator.bench import RoundResult
+from coordinator.duties import Assess, Export, Initialise, Score, job, shared
 from coordinator.fleet import Phase, confirmed
-from coordinator.rounds import admit
+from coordinator.publications import publications
 from coordinator.settings import Contributions, Releases, Rewards
 from journal import events as e
 from tests.fakes.office import (
@@ -491,7 +493,9 @@ def test_a_score_counts_once():
     desk.fetched(B)
     current = desk.state.round
     desk.scored({A: 0.3, B: 0.1})
-    again = i.Scored(current.number, digest("x"), curve(), (), "m", 0.0, 1.0, 1, 0.1, True)
+    again = i.Scored(
+        current.number, RoundResult(digest("x"), curve(), (), "m", 0.0, 1.0, 1, 0.1, better=True)
+    )
     assert desk.say(again) == []
     assert (desk.state.contribution(A), desk.state.contribution(B)) == (0.3, 0.1)
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from broker.codec import encode
 from broker.messages import WidthCost
 from broker.topics import DownTopic, ServerSays, ServerTells, ServerTopic
-from coordinator.duties import SharedWeights, publications, shared
+from coordinator.duties import SharedWeights, shared
 from coordinator.entitlement import entitlements
+from coordinator.publications import publications
 from coordinator.settings import Rewards
 from journal import events as e
 from tests.fakes.office import MIB, Office, curve, profile, settings, share_of

@@ -11,9 +11,12 @@ from coordinator import inputs as i
 from coordinator import work
 from coordinator.bench import Bench, ScoreJob, UpdateFile
 from coordinator.duties import Export, Initialise, Score, job
-from coordinator.export_order import export_job
-from coordinator.fleet import Campaign, evolve
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
+from coordinator.job_orders import export_job
+from coordinator.release_files import export_widths
 from coordinator.rounds import decide
+from coordinator.scoring import score_round
 from coordinator.settings import Contributions, Rewards, Rounds, Settings, Training
 from edge_agent.runtime import load_model as load_onnx
 from edge_agent.trainer_protocol import DataSource, TrainCommand
@@ -108,9 +111,7 @@ class Plant:
                 case Initialise():
                     self.give(i.Initialised(*work.initialise(self.bench)))
                 case Score(number):
-                    found = work.score_round(self.bench, self.score_job())
-                    fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
-                    self.give(i.Scored(round=number, **fields))
+                    self.give(i.Scored(number, score_round(self.bench, self.score_job())))
                 case None:
                     self.train_round()
         return due
@@ -187,7 +188,7 @@ def test_the_files_carry_what_devices_reported_and_run(plant):
     widest = plant.due.widths[-1]
     order = export_job(plant.state, (widest,))
     assert (order.weights, order.round) == (plant.state.measured, 2)
-    (manifest,) = work.export_widths(plant.bench, order).manifests
+    (manifest,) = export_widths(plant.bench, order).manifests
     reported = {point.width: point.score for point in plant.state.scored.curve}
     assert manifest.score == reported[widest]
     assert manifest.score_data == "recordings of 4 devices, as they report it, trimmed mean"
@@ -195,7 +196,7 @@ def test_the_files_carry_what_devices_reported_and_run(plant):
     data = read_samples(plant.data["fan"], "npz", {})
     loaded = load_onnx(plant.blobs.get(manifest.digest), manifest)
     assert loaded.task.score(loaded.outputs(loaded.feed(data.x)), data.y) > 0.6
-    (granted,) = work.export_widths(plant.bench, replace(order, reported={})).manifests
+    (granted,) = export_widths(plant.bench, replace(order, reported={})).manifests
     assert (granted.score, granted.score_data) == (0.0, NOT_MEASURED)
 
 

@@ -1,0 +1,67 @@
+"""What the worker is asked for, from the state alone: which weights, which updates. Pure."""
+
+from coordinator.bench import AssessJob, ExportJob, ScoreJob, UpdateFile
+from coordinator.fleet import Campaign, settings_of
+from coordinator.reported_round import reported_scores
+
+
+def score_job(state: Campaign) -> ScoreJob:
+    """Return the order to aggregate and measure the closed round."""
+    current, settings = state.round, settings_of(state)
+    assert current is not None
+    updates = _update_files(state)
+    present = {update.device for update in updates}
+    absent = [d for d in state.devices.values() if d.device not in present]
+    return ScoreJob(
+        round=current.number,
+        base=current.opened.base,
+        best=state.best,
+        updates=updates,
+        method=settings.contributions.method,
+        coalitions=settings.contributions.coalitions,
+        known=state.earlier,
+        min_trainers=settings.rewards.min_trainers,
+        absent_widths=tuple(d.trained_width for d in absent if d.trained_width),
+    )
+
+
+def assess_job(state: Campaign) -> AssessJob:
+    """Return the order to measure the updates of the closed assessment round one by one."""
+    assert state.round is not None
+    return AssessJob(state.round.number, _update_files(state))
+
+
+def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
+    assert state.round is not None
+    updates = [task.update for task in state.round.tasks.values() if task.update]
+    by_samples = settings_of(state).weighting == "samples"
+    return tuple(
+        UpdateFile(
+            u.device,
+            u.width,
+            u.digest,
+            weight=float(max(1, u.samples)) if by_samples else 1.0,
+            samples=u.samples,
+            rounds=state.devices[u.device].rounds_taken,
+        )
+        for u in sorted(updates, key=lambda update: update.device)
+    )
+
+
+def export_job(state: Campaign, widths: tuple[float, ...]) -> ExportJob:
+    """Return the order for the ONNX files of the newest weights that were measured.
+
+    Where none were, nobody is given anything either: the order is empty.
+    """
+    scores: dict[float, float] = {}
+    source = ""
+    if settings_of(state).contributions.evaluator == "devices":
+        scores, source = reported_scores(state)
+    return ExportJob(
+        weights=state.measured or state.weights,
+        round=state.measured_round,
+        widths=widths,
+        in_use=state.released_weights,
+        reported=scores,
+        score_data=source,
+    )

@@ -1,0 +1,137 @@
+"""When a round opens and closes, and when training stops. Pure."""
+
+import msgspec
+
+from broker.messages import DropReason, Participation
+from coordinator.entitlement import forecast, training_width
+from coordinator.fleet import Campaign, Device, settings_of
+from coordinator.presence import PRESENT
+from journal import events as e
+
+
+def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
+    """Return the devices that can be invited now, and for each other one why it cannot."""
+    invited, reasons = [], {}
+    for device in sorted(state.devices.values(), key=lambda device: device.device):
+        if device.suspended:
+            reasons[device.device] = device.suspended
+        elif device.link not in PRESENT:
+            reasons[device.device] = f"link is {device.link}"
+        elif not device.width:
+            reasons[device.device] = device.reason
+        else:
+            invited.append(device)
+    return invited, reasons
+
+
+def stop_training(state: Campaign) -> list[e.AnyEvent]:
+    """End training where no further round is worth it, or interrupt it for a release."""
+    rounds, done, of = settings_of(state).rounds, state.trained_rounds, state.weights_round
+    if done >= rounds.budget:
+        return [e.TrainingStopped(round=of, reason=f"budget of {rounds.budget} rounds is used")]
+    if done >= rounds.minimum and state.without_gain >= rounds.patience:
+        reason = f"plateau: no significant improvement in {state.without_gain} rounds"
+        return [e.TrainingStopped(round=of, reason=reason)]
+    if state.failures >= rounds.failures_limit:
+        reason = f"{state.failures} rounds in a row missed their quorum"
+        return [e.TrainingStopped(round=of, reason=reason)]
+    every = rounds.release_every
+    if every and done and done % every == 0 and state.release_round < done:
+        return [e.ReleaseDue(round=of, reason=f"a release is due every {every} rounds")]
+    return []
+
+
+def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
+    """Invite everybody who can train, once they are enough."""
+    settings = settings_of(state)
+    rounds = settings.rounds
+    if state.failures and now < state.since + rounds.retry_s:
+        return []
+    if state.round is None and now < state.since + rounds.gather_s:
+        # Who cannot train has been heard too: nobody waits for it.
+        heard = sum(d.participation is not Participation.WAITING for d in state.devices.values())
+        if heard < rounds.min_devices:
+            return []
+    invited, reasons = eligible(state)
+    if len(invited) < rounds.quorum:
+        return []
+    number = state.round.number + 1 if state.round else 1
+    alone_steps = settings.contributions.alone_steps
+    training, assessment = settings.training_settings(), bool(alone_steps and not state.assessed)
+    if assessment:
+        training = msgspec.structs.replace(training, steps=alone_steps)
+    # Never shorter: transfers take the same time however few steps there are.
+    longer = max(1.0, training.steps / settings.training.steps)
+    return [
+        e.RoundOpened(
+            round=number,
+            base=state.weights,
+            tasks=tuple(
+                _task(state, device, number, position, training.steps, assessment=assessment)
+                for position, device in enumerate(invited)
+            ),
+            not_invited=reasons,
+            budget_s=rounds.deadline_s * longer,
+            quorum=rounds.quorum,
+            training=training,
+            assessment=assessment,
+        )
+    ]
+
+
+def _task(
+    state: Campaign, device: Device, number: int, position: int, steps: int, *, assessment: bool
+) -> e.RoundTask:
+    settings = settings_of(state)
+    # The weights that an assessment starts from were never trained: there is nothing to withhold.
+    width = device.width if assessment else training_width(state, device, settings)[0]
+    return e.RoundTask(
+        device=device.device,
+        width=width,
+        predicted_s=forecast(device, width, steps, settings),
+        seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
+    )
+
+
+def close_round(state: Campaign, now: float) -> list[e.AnyEvent]:
+    """Close the open round when everybody has answered, or at its deadline."""
+    current = state.round
+    assert current is not None
+    deadline = current.deadline
+    if state.started_at > current.opened_at:
+        # What was said while the server was away is retained at the broker: it is read first.
+        deadline = max(deadline, state.started_at + settings_of(state).presence.grace_s)
+    if any(current.waiting.values()) and now < deadline:
+        return []
+    events: list[e.AnyEvent] = []
+    for name in [name for name, task in current.tasks.items() if not task.answered]:
+        here = state.devices[name].link in PRESENT
+        stage = current.tasks[name].stage
+        events.append(
+            e.DeviceDropped(
+                round=current.number,
+                device=name,
+                reason=DropReason.LATE if here else DropReason.OFFLINE,
+                detail=f"no update within {current.opened.budget_s:.1f} s,"
+                f" last stage: {stage or 'no answer'}",
+            )
+        )
+    arrived = tuple(sorted(name for name, task in current.tasks.items() if task.update))
+    enough = len(arrived) >= current.opened.quorum
+    if not enough:
+        events += [
+            e.DeviceDropped(
+                round=current.number,
+                device=name,
+                reason=DropReason.ROUND_ABANDONED,
+                detail=f"{len(arrived)} updates, quorum is {current.opened.quorum}",
+            )
+            for name in arrived
+        ]
+    reason = f"{len(arrived)} of {len(current.tasks)} updates in {now - current.opened_at:.1f} s"
+    if not enough:
+        reason += f", quorum is {current.opened.quorum}: not aggregated"
+    events.append(
+        e.RoundClosed(round=current.number, aggregated=arrived if enough else (), reason=reason)
+    )
+    return events

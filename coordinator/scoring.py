@@ -1,0 +1,204 @@
+"""The job that aggregates a round, measures every width and scores every device."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
+from coordinator.bench import Bench, RoundResult, ScoreJob, UpdateFile
+from coordinator.bench_loading import load_bench_model, load_validation
+from coordinator.comparison import difference
+from coordinator.contribution.evidence import Evidence, Scores
+from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
+from coordinator.contribution.methods import estimate
+from coordinator.contribution.novelty import Novelty, novel_steps
+from coordinator.curve import TrainedWidths, score_curve
+from coordinator.evaluator import RoundEvaluator
+from coordinator.measuring import Validation, outputs_per_width, sample_values
+from journal.blobs import BlobFolder
+from journal.events import Contribution, CurvePoint
+from slimmable.evaluation import calibrate, initial_state
+from slimmable.model import SlimmableModel
+from slimmable.state import Array, ModelState, decode_state, encode_state
+
+
+def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
+    """Aggregate the updates, measure every width, and score every device.
+
+    Without validation data nothing is measured: the result has no curve and no values.
+    """
+    started = time.process_time()
+    model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
+    validation = load_validation(bench)
+    base = decode_state(blobs.get(job.base))
+    steps = steps_of(base, model.spec, [_read_update(blobs, update) for update in job.updates])
+    state = combine(base, model.spec, steps)
+    broken = [name for name in model.spec.parameters if not np.isfinite(state[name]).all()]
+    if broken:
+        raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
+    rng = np.random.default_rng((bench.seed, job.round))
+    novelty = _novelty(model, blobs, job, base, steps)
+    evidence = _evidence(model, base, novelty, bench, job, validation)
+    scores = estimate(job.method, evidence, job.coalitions, rng)
+    curve: tuple[CurvePoint, ...] = ()
+    better = False
+    if validation:
+        before = _values_of(bench, job.best, validation)
+        curve, better, values = _measured(model, state, before, bench, job, validation, rng)
+        state = _calibrated_at_full(model, state, validation)
+        digest = blobs.put(encode_state(state))
+        _remember({(bench.blobs, job.best): before, (bench.blobs, digest): values})
+    else:
+        digest = blobs.put(encode_state(state))
+    return RoundResult(
+        digest=digest,
+        curve=curve,
+        contributions=_contributions(job, scores, novelty),
+        method=scores.method,
+        value_before=scores.before,
+        value_after=scores.after,
+        coalitions=scores.evaluations,
+        seconds=time.process_time() - started,
+        better=better,
+    )
+
+
+def _read_update(blobs: BlobFolder, update: UpdateFile) -> DeviceUpdate:
+    state = decode_state(blobs.get(update.digest))
+    return DeviceUpdate(update.device, update.width, state, update.weight)
+
+
+def _novelty(
+    model: SlimmableModel, blobs: BlobFolder, job: ScoreJob, base: ModelState, steps: Sequence[Step]
+) -> Novelty:
+    """Split the steps by what the model's own last changes foretold."""
+    states = [base, *(decode_state(blobs.get(digest)) for digest in job.known)]
+    known = [
+        {name: after[name] - before[name] for name in model.spec.parameters}
+        for after, before in itertools.pairwise(states)
+    ]
+    return novel_steps(model.spec, steps, known)
+
+
+def _evidence(
+    model: SlimmableModel,
+    base: ModelState,
+    novelty: Novelty,
+    bench: Bench,
+    job: ScoreJob,
+    validation: Validation | None,
+) -> Evidence:
+    """Gather what contributions are estimated from; only what is new in a step counts."""
+    # What the server foresaw belongs to nobody: even the empty coalition has it.
+    foreseen = combine(base, model.spec, novelty.foreseen)
+    weights = {update.device: update.weight for update in job.updates}
+    return Evidence(
+        devices=tuple(step.device for step in novelty.steps),
+        evaluator=(
+            RoundEvaluator(model, foreseen, novelty.steps, bench.grid, validation, weights)
+            if validation
+            else None
+        ),
+        steps=FlatSteps(model.spec, novelty.steps),
+        class_rows=class_rows(model.spec, model.task, novelty.steps),
+        idle=idle(novelty.steps),
+        samples={update.device: update.samples for update in job.updates},
+        rounds={update.device: update.rounds for update in job.updates},
+    )
+
+
+def _contributions(job: ScoreJob, scores: Scores, novelty: Novelty) -> tuple[Contribution, ...]:
+    return tuple(
+        Contribution(
+            device=update.device,
+            score=scores.scores[update.device],
+            update=update.digest,
+            blocks=scores.blocks.get(update.device, ()),
+            known=novelty.shares[update.device],
+        )
+        for update in job.updates
+    )
+
+
+def _measured(
+    model: SlimmableModel,
+    state: ModelState,
+    before: Array,
+    bench: Bench,
+    job: ScoreJob,
+    validation: Validation,
+    rng: np.random.Generator,
+) -> tuple[tuple[CurvePoint, ...], bool, Array]:
+    """Return score over width, whether that is significantly better, and the sample values.
+
+    Args:
+        model: the model.
+        state: what is measured.
+        before: (N,) sample values of the best weights so far.
+        bench: widths.
+        job: the round.
+        validation: the data.
+        rng: of the intervals.
+    """
+    data = validation.samples
+    said = outputs_per_width(model, state, sorted({*bench.grid, *bench.ladder}), validation)
+    values = sample_values(model, said, bench.grid, data)
+    gain = difference(values, before, data.recording, rng)
+    scores = {width: model.task.sample_scores(said[width], data.y) for width in said}
+    trained = TrainedWidths(
+        (*(update.width for update in job.updates), *job.absent_widths),
+        min(bench.grid),
+        job.min_trainers,
+    )
+    untrained = _untrained_scores(bench, tuple(scores))
+    curve = score_curve(scores, data.recording, rng, trained, untrained)
+    return curve, gain.low > 0, values
+
+
+def _calibrated_at_full(
+    model: SlimmableModel, state: ModelState, validation: Validation
+) -> ModelState:
+    """Return the state with the statistics of its full width, for whoever loads it as it is."""
+    return {**state, **calibrate(model, 1.0, state, validation.samples.x)}
+
+
+_values: dict[tuple[Path, str], Array] = {}
+
+
+def _values_of(bench: Bench, digest: str, validation: Validation) -> Array:
+    """Return the sample values (N,) of stored weights, measured where they are not remembered.
+
+    The best weights so far are most often those of the round before, which were just measured.
+    """
+    known = _values.get((bench.blobs, digest))
+    if known is not None:
+        return known
+    model = load_bench_model(bench)
+    state = decode_state(BlobFolder(bench.blobs, owner=False).get(digest))
+    said = outputs_per_width(model, state, bench.grid, validation)
+    return sample_values(model, said, bench.grid, validation.samples)
+
+
+def _remember(values: dict[tuple[Path, str], Array]) -> None:
+    """Remember these sample values, and no others."""
+    _values.clear()
+    _values.update(values)
+
+
+_untrained: dict[str, dict[float, Array]] = {}
+
+
+def _untrained_scores(bench: Bench, widths: tuple[float, ...]) -> dict[float, Array]:
+    """Return what the initial weights score per sample, (N,) a width; measured once a process."""
+    key = repr((bench, widths))
+    if key not in _untrained:
+        model, validation = load_bench_model(bench), load_validation(bench)
+        assert validation is not None
+        said = outputs_per_width(model, initial_state(model, bench.seed), widths, validation)
+        y = validation.samples.y
+        _untrained.clear()
+        _untrained[key] = {width: model.task.sample_scores(said[width], y) for width in widths}
+    return _untrained[key]
