@@ -95,10 +95,13 @@ def _evidence(
     # What the server foresaw belongs to nobody: even the empty coalition has it.
     foreseen = combine(base, model.spec, novelty.foreseen)
     weights = {update.device: update.weight for update in job.updates}
+    # What a step does to a width that nobody trained is chance, and would drown what it was for.
+    widest = max(update.width for update in job.updates)
+    trained = [width for width in bench.grid if width <= widest]
     return Evidence(
         devices=tuple(step.device for step in novelty.steps),
         evaluator=(
-            RoundEvaluator(model, foreseen, novelty.steps, bench.grid, validation, weights)
+            RoundEvaluator(model, foreseen, novelty.steps, trained, validation, weights)
             if validation
             else None
         ),

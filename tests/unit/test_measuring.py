@@ -537,6 +537,18 @@ def test_widths_that_no_device_trained_are_not_offered(bench, updates):
     assert not next(p for p in again.curve if p.width == 1.0).why.startswith("trained by")
 
 
+def test_contributions_are_judged_at_the_widths_that_somebody_trained(bench, updates):
+    narrow = [one for one in updates if one.width < 1]
+    found = score_round(bench, job_for(bench, narrow)).value_before
+    steps = steps_of(BASE, MODEL.spec, narrow)
+    at, both = (
+        RoundEvaluator(MODEL, BASE, steps, widths, VALIDATION).value(frozenset()).mean()
+        for widths in ((0.5,), GRID)
+    )
+    assert found == pytest.approx(at)
+    assert found != pytest.approx(both)
+
+
 # --- what could be foreseen ---------------------------------------------------------------------
 
 

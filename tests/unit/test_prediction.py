@@ -1,5 +1,7 @@
 """Predicted round time and memory."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +17,13 @@ from profiler.prediction import (
     training_cost,
 )
 from profiler.profile import WidthCost
-from slimmable.training_rule import TrainingRule
+from slimmable.training_rule import TrainingRule, WidthRule
 
 MIB = 2**20
 GRID = (0.25, 0.5, 1.0)
-PLAIN = {"steps": 1, "batch_size": 1, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
-DROPOUT = TrainingRule(widths=GRID, **PLAIN)
+DROPOUT = TrainingRule(
+    steps=1, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0, widths=GRID
+)
 COSTS = (
     WidthCost(0.25, 0.1, 200 * MIB),
     WidthCost(0.5, 0.3, 250 * MIB),
@@ -38,15 +41,15 @@ def test_an_average_step_is_the_mean_over_the_widths_that_are_drawn():
 
 
 def test_a_step_of_the_sandwich_rule_costs_all_the_widths_that_it_takes():
-    both_ends = TrainingRule(widths=GRID, rule="sandwich", random_widths=0, **PLAIN)
+    both_ends = replace(DROPOUT, rule=WidthRule.SANDWICH, random_widths=0)
     assert training_cost(COSTS, 1.0, both_ends).step_s == pytest.approx(1.2)
-    all_three = TrainingRule(widths=GRID, rule="sandwich", random_widths=1, **PLAIN)
+    all_three = replace(DROPOUT, rule=WidthRule.SANDWICH, random_widths=1)
     assert training_cost(COSTS, 1.0, all_three).step_s == pytest.approx(1.5)
     assert training_cost(COSTS, 0.25, all_three).step_s == pytest.approx(0.1)
 
 
 def test_weighted_draws_cost_by_how_often_each_width_is_drawn():
-    wide = TrainingRule(widths=GRID, draw_weights=(1.0, 1.0, 2.0), **PLAIN)
+    wide = replace(DROPOUT, draw_weights=(1.0, 1.0, 2.0))
     assert training_cost(COSTS, 1.0, wide).step_s == pytest.approx((0.1 + 0.3 + 2.2) / 4)
 
 
