@@ -22,6 +22,9 @@ RATE, MOMENTUM, BATCH = 0.05, 0.9, 64  # those of simulate_peers/task.py
 def settings_for(rounds: int, samples: int) -> Settings:
     """Return a campaign that does what the peers do: one width, one epoch, no Shapley values.
 
+    Contributions by data size need no coalition of devices to be measured: like the peers, the
+    server tests one model a round.
+
     Args:
         rounds: how many.
         samples: of each device.
@@ -39,7 +42,7 @@ def settings_for(rounds: int, samples: int) -> Settings:
             "weight_decay": 0.0,
         },
         "rounds": {"budget": rounds, "minimum": rounds},
-        "contributions": {"method": "participation", "novelty": 0},
+        "contributions": {"method": "data-size", "novelty": 0},
         "rewards": {"ladder": (1.0,)},
     }
     return msgspec.convert(plain, Settings).check()

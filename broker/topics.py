@@ -17,6 +17,7 @@ names another sender than its topic is refused.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import assert_never
 
 from broker.errors import DecodeError
@@ -123,6 +124,7 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+@lru_cache(maxsize=16)
 def root(fleet: str) -> str:
     """Return the prefix of every topic of a fleet, with the trailing slash."""
     return f"slimfleet/{VERSION}/{check_name(fleet, 'fleet')}/"

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from coordinator.aggregation import Step, combine
 from coordinator.contribution.evidence import EvidenceError
 from coordinator.measuring import (
+    Networks,
     Statistics,
     Validation,
     block_weights,
@@ -124,8 +125,12 @@ class RoundEvaluator:
         }
 
     @cached_property
-    def _networks(self) -> dict[float, nn.Module]:
-        return {width: self._model.build(width).eval() for width in self._grid}
+    def _networks(self) -> dict[float, Networks]:
+        """Per width, one network for each fold: two folds may be measured at the same moment."""
+        folds = self._validation.folds
+        return {
+            width: tuple(self._model.build(width).eval() for _ in folds) for width in self._grid
+        }
 
     @cached_property
     def _holders(self) -> ModelState:
@@ -138,17 +143,12 @@ class RoundEvaluator:
         return total
 
     def _measured(self, state: ModelState) -> Array:
+        said = measured_outputs(
+            self._model, state, self._statistics, self._validation, self._networks
+        )
         total = np.zeros(len(self._weights))
         for width in self._grid:
-            said = measured_outputs(
-                self._model,
-                width,
-                state,
-                self._statistics[width],
-                self._validation,
-                self._networks[width],
-            )
-            losses = self._model.task.losses(said, self._validation.samples.y)
+            losses = self._model.task.losses(said[width], self._validation.samples.y)
             total -= self._weights @ losses.astype(np.float64)
         return total / len(self._grid)
 
@@ -186,7 +186,8 @@ class RoundEvaluator:
     def _terms(self, width: float, block: int) -> Iterator[torch.Tensor]:
         """Yield what sums to one block's v at w_t and ``width``, a part of the samples each."""
         start = 0
-        for fold, calibrated in zip(self._validation.folds, self._statistics[width], strict=True):
+        folds, statistics = self._validation.folds, self._statistics[width]
+        for fold, calibrated, network in zip(folds, statistics, self._networks[width], strict=True):
             weights = self._weights[block, start : start + len(fold.measurement)]
             start += len(fold.measurement)
             members = np.flatnonzero(weights)
@@ -194,7 +195,7 @@ class RoundEvaluator:
             for chosen in np.array_split(members, -(-len(members) // EVALUATION_BATCH) or 1):
                 if len(chosen):
                     x = torch.from_numpy(fold.measurement.x[chosen])
-                    said = functional_call(self._networks[width], state, (x,))
+                    said = functional_call(network, state, (x,))
                     losses = _losses(self._model.task, said, fold.measurement.y[chosen])
                     yield -(torch.from_numpy(weights[chosen]) * losses).sum()
 

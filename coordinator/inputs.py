@@ -32,6 +32,8 @@ def brief(sentence: str) -> str:
 
 def recordable(message: M) -> M:
     """Return a message with every NaN and infinity as 0, for the journal holds neither."""
+    if b"null" not in msgspec.json.encode(message):  # which JSON says for both
+        return message
     cleaned: M = _finite(message)
     return cleaned
 

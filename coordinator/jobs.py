@@ -59,8 +59,14 @@ class JobRunner(Protocol):
 class ProcessJobs:
     """Jobs in spawned processes."""
 
-    def __init__(self) -> None:
-        """Start no process yet; each starts with its first job."""
+    def __init__(self, threads: int = 1) -> None:
+        """Start no process yet; each starts with its first job.
+
+        Args:
+            threads: that measure at a time, each on a core of its own. They change how long a job
+                takes, nothing else.
+        """
+        self._threads = threads
         self._pools: dict[str, ProcessPoolExecutor] = {}
         self._warming: asyncio.Task[None] | None = None
 
@@ -107,7 +113,9 @@ class ProcessJobs:
     async def _run(self, pool: str, job: str, *arguments: object) -> Any:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool(pool), _call, job, *arguments)
+            return await loop.run_in_executor(
+                self._pool(pool), _call, self._threads, job, *arguments
+            )
         except BrokenProcessPool as error:
             broken = self._pools.pop(pool, None)
             if broken:  # two jobs of one pool fail together
@@ -136,9 +144,11 @@ class ProcessJobs:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _call(job: str, *arguments: object) -> Any:
+def _call(threads: int, job: str, *arguments: object) -> Any:
     """Run one of `coordinator.work.JOBS`, imported here so that only workers load torch."""
-    return importlib.import_module("coordinator.work").JOBS[job](*arguments)
+    jobs = importlib.import_module("coordinator.work").JOBS
+    with importlib.import_module("coordinator.measuring").in_threads(threads):
+        return jobs[job](*arguments)
 
 
 def _end_with_parent() -> None:

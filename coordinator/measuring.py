@@ -3,10 +3,19 @@
 The recordings (never windows: they overlap) are split in two. Batch-norm statistics are calibrated
 on one half and the other half measures, then the other way round (cross-fitting), so that every
 recording measures and none measures what it calibrated.
+
+Each width on each half is a piece of work of its own. The pieces may run side by side, in threads;
+every one is computed by a single thread with a network of its own, so the results are the same to
+the last bit however many there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +62,35 @@ class Validation:
 
 
 Statistics = tuple[ModelState, ...]
+Networks = tuple[nn.Module, ...]
+T = TypeVar("T")
+_threads: ContextVar[Executor | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def in_threads(number: int) -> Iterator[None]:
+    """Let whatever is measured inside the block use so many cores; they change the time alone.
+
+    Args:
+        number: of threads, each with one torch thread; below 2, everything runs where it is called.
+    """
+    if number < 2:
+        yield
+        return
+    with ThreadPoolExecutor(number, "measuring", torch.set_num_threads, (1,)) as threads:
+        before = _threads.set(threads)
+        try:
+            yield
+        finally:
+            _threads.reset(before)
+
+
+def side_by_side(pieces: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what the pieces of work return, in their order; see `in_threads`."""
+    threads = _threads.get()
+    if threads is None:
+        return [piece() for piece in pieces]
+    return [begun.result() for begun in [threads.submit(piece) for piece in pieces]]
 
 
 def fold_statistics(
@@ -60,7 +98,8 @@ def fold_statistics(
 ) -> Statistics:
     """Return the calibrated statistics of a full state at ``width``, one set per fold."""
     cut = slice_state(state, model.spec, width)
-    return tuple(calibrate(model, width, cut, fold.calibration) for fold in validation.folds)
+    pieces = [partial(calibrate, model, width, cut, fold.calibration) for fold in validation.folds]
+    return tuple(side_by_side(pieces))
 
 
 def outputs_of_slice(
@@ -74,45 +113,35 @@ def outputs_of_slice(
         cut: its state dict, no wider than that.
         validation: the data.
     """
-    parts = []
-    for fold in validation.folds:
-        network = load_network(
-            model, width, {**cut, **calibrate(model, width, cut, fold.calibration)}
-        )
-        parts.append(network_outputs(network, fold.measurement.x))
-    return np.concatenate(parts)
+    pieces = [partial(_calibrated_outputs, model, width, cut, fold) for fold in validation.folds]
+    return np.concatenate(side_by_side(pieces))
 
 
 def measured_outputs(
     model: SlimmableModel,
-    width: float,
     state: Mapping[str, Array],
-    statistics: Statistics,
+    statistics: Mapping[float, Statistics],
     validation: Validation,
-    network: nn.Module | None = None,
-) -> Array:
-    """Return what the sub-model says about every validation sample, in their order.
+    networks: Mapping[float, Networks] | None = None,
+) -> dict[float, Array]:
+    """Return what each sub-model says about every validation sample, in their order.
 
     Args:
         model: the model.
-        width: which sub-model.
         state: full state dict.
-        statistics: per fold, from `fold_statistics`.
+        statistics: of each width that is measured, per fold, from `fold_statistics`.
         validation: the data.
-        network: of this width, to be refilled; a fresh one where None.
+        networks: of each width, one per fold, to be refilled; fresh ones where None.
     """
-    cut = slice_state(state, model.spec, width)
-    parts = []
-    for fold, calibrated in zip(validation.folds, statistics, strict=True):
-        filled = {**cut, **calibrated}
-        if network is None:
-            network = load_network(model, width, filled)
-        else:
-            network.load_state_dict(
-                {name: torch.from_numpy(array) for name, array in filled.items()}, strict=False
-            )
-        parts.append(network_outputs(network, fold.measurement.x))
-    return np.concatenate(parts)
+    pieces: dict[float, list[Callable[[], Array]]] = {}
+    for width, calibrated in statistics.items():
+        cut = slice_state(state, model.spec, width)
+        refilled = networks[width] if networks else (None,) * len(calibrated)
+        pieces[width] = [
+            partial(_filled_outputs, model, width, {**cut, **own}, fold, network)
+            for own, fold, network in zip(calibrated, validation.folds, refilled, strict=True)
+        ]
+    return _joined(pieces)
 
 
 def outputs_per_width(
@@ -122,12 +151,47 @@ def outputs_per_width(
     validation: Validation,
 ) -> dict[float, Array]:
     """Return calibrated, cross-fitted outputs of a full state at each width."""
-    return {
-        width: measured_outputs(
-            model, width, state, fold_statistics(model, width, state, validation), validation
-        )
-        for width in widths
-    }
+    cuts = {width: slice_state(state, model.spec, width) for width in widths}
+    return _joined(
+        {
+            width: [
+                partial(_calibrated_outputs, model, width, cut, fold) for fold in validation.folds
+            ]
+            for width, cut in cuts.items()
+        }
+    )
+
+
+def _joined(pieces: Mapping[float, Sequence[Callable[[], Array]]]) -> dict[float, Array]:
+    """Return each width's outputs on all folds, in the order of ``pieces``."""
+    # The widest take longest: begun first, they are not what everything waits for at the end.
+    order = [(width, piece) for width in sorted(pieces, reverse=True) for piece in pieces[width]]
+    found: dict[float, list[Array]] = {width: [] for width in pieces}
+    for (width, _), said in zip(order, side_by_side([piece for _, piece in order]), strict=True):
+        found[width].append(said)
+    return {width: np.concatenate(parts) for width, parts in found.items()}
+
+
+def _calibrated_outputs(
+    model: SlimmableModel, width: float, cut: Mapping[str, Array], fold: Fold
+) -> Array:
+    calibrated = calibrate(model, width, cut, fold.calibration)
+    return _filled_outputs(model, width, {**cut, **calibrated}, fold, None)
+
+
+def _filled_outputs(
+    model: SlimmableModel,
+    width: float,
+    filled: Mapping[str, Array],
+    fold: Fold,
+    network: nn.Module | None,
+) -> Array:
+    if network is None:
+        network = load_network(model, width, filled)
+    else:
+        tensors = {name: torch.from_numpy(array) for name, array in filled.items()}
+        network.load_state_dict(tensors, strict=False)
+    return network_outputs(network, fold.measurement.x)
 
 
 def sample_values(

@@ -18,7 +18,7 @@ import numpy as np
 from broker.messages import WidthEvaluation
 from coordinator.comparison import Interval
 from coordinator.contribution.student import quantile
-from coordinator.rewards import isotonic
+from coordinator.rewards import WORSE, isotonic
 from journal.events import CurvePoint
 
 Reports = Mapping[str, tuple[WidthEvaluation, ...]]
@@ -200,7 +200,7 @@ def _dominated(width: float, scores: Mapping[float, Scores], trim: float) -> str
     for narrow in sorted(narrow for narrow in scores if narrow < width):
         gains = _paired(scores[width], scores[narrow])
         if gains and trimmed_mean(gains, trim).high < 0:
-            return f"width {narrow:g} is reported significantly better"
+            return f"{WORSE} {narrow:g}, by what devices report"
     return ""
 
 

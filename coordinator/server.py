@@ -406,7 +406,12 @@ class Coordinator:
 
     async def _publish_changes(self) -> None:
         due = self._notices.due(self.state, self._sharing.shares)
-        await asyncio.gather(*(self._say(topic, body) for topic, body in due.items()))
+        said = [self._say(topic, body) for topic, body in due.items()]
+        # Most events are told to one device, or to nobody: that takes no task of its own.
+        if len(said) == 1:
+            await said[0]
+        elif said:
+            await asyncio.gather(*said)
 
     async def _say(self, topic: Topic, message: m.Message | None) -> None:
         if self._ending:

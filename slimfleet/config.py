@@ -82,6 +82,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         validation: samples that the server judges with; no device trains on them. Left out where
             devices measure (campaign.contributions.evaluator = "devices").
         reader, reader_options: how to read them, see `slimmable.readers`.
+        measuring_threads: cores that measure models at a time.
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
     """
@@ -91,6 +92,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     validation: str = ""
     reader: str = "npz"
     reader_options: dict[str, Any] = {}
+    measuring_threads: int = 1
     folder: str = "server-data"
     name: str = "server"
 

@@ -56,7 +56,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
     )
     with Journal.open(folder / "journal") as journal:
         blobs = BlobFolder(folder / "blobs")
-        jobs = ProcessJobs()
+        jobs = ProcessJobs(config.measuring_threads)
         try:
             spec = WidthSpec.from_json(await jobs.describe(bench))
         except JobError as error:

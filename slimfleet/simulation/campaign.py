@@ -101,7 +101,8 @@ def simulate(
         devices: who takes part.
         validation: the server's samples; None where the devices evaluate.
         folder: journal, blobs and data go below it; it must hold no other campaign.
-        workers: training processes; 0 = train in this process. It changes the time, nothing else.
+        workers: training processes; 0 = train in this process. So many threads of this one measure
+            while nobody trains. They change the time, nothing else.
         export: go on until every device runs the ONNX file that it earned.
         progress: called with the number of scored rounds and the most there can be; at the end
             with all of them, also where training stopped early.
@@ -116,7 +117,7 @@ def simulate(
         settings, rounds=msgspec.structs.replace(settings.rounds, min_devices=len(devices))
     ).check()
     with unflushed(), open_workers(workers) as pool:
-        fleet = _Fleet(settings, devices, make_folder(folder), export=export)
+        fleet = _Fleet(settings, devices, make_folder(folder), export=export, threads=workers)
         return run(fleet.play(fleet.bench(validation), pool, progress))
 
 
@@ -164,9 +165,10 @@ class _Fleet:
         folder: Path,
         *,
         export: bool,
+        threads: int,
     ) -> None:
         self._settings, self._devices, self._folder = settings, devices, folder
-        self._export = export
+        self._export, self._threads = export, threads
         self._permissions = {
             SERVER: server_permissions(settings.fleet),
             **{one.name: device_permissions(settings.fleet, one.name) for one in devices},
@@ -205,7 +207,7 @@ class _Fleet:
 
     async def play(self, bench: Bench, pool: Workers, progress: Progress) -> Outcome:
         """Start everybody, wait for the end, and end everybody."""
-        jobs = InProcessJobs(export=self._export)
+        jobs = InProcessJobs(export=self._export, threads=self._threads)
         spec = WidthSpec.from_json(await jobs.describe(bench))
         with Journal.open(self._folder / SERVER / "journal") as journal:
             blobs = BlobFolder(bench.blobs)

@@ -22,39 +22,41 @@ class InProcessJobs:
     An error in a job ends the simulation: tried again, it would fail again.
     """
 
-    def __init__(self, *, export: bool) -> None:
+    def __init__(self, *, export: bool, threads: int = 1) -> None:
         """Prepare.
 
         Args:
             export: make ONNX files; otherwise every release is withheld.
+            threads: that measure at a time. They change the time, nothing else.
         """
         self._exports = export
+        self._threads = threads
 
     async def describe(self, bench: Bench) -> bytes:
         """See `coordinator.work.describe`."""
-        spec: bytes = await _work("describe", bench)
+        spec: bytes = await self._work("describe", bench)
         return spec
 
     async def initialise(self, bench: Bench) -> tuple[str, float]:
         """See `coordinator.work.initialise`."""
-        result: tuple[str, float] = await _work("initialise", bench)
+        result: tuple[str, float] = await self._work("initialise", bench)
         return result
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
         """See `coordinator.work.score_round`."""
-        result: RoundResult = await _work("score_round", bench, job)
+        result: RoundResult = await self._work("score_round", bench, job)
         return result
 
     async def assess(self, bench: Bench, job: AssessJob) -> AssessResult:
         """See `coordinator.work.assess`."""
-        result: AssessResult = await _work("assess", bench, job)
+        result: AssessResult = await self._work("assess", bench, job)
         return result
 
     async def export(self, bench: Bench, job: ExportJob) -> ExportResult:
         """See `coordinator.work.export_widths`."""
         if not self._exports:
             return ExportResult((), "this simulation exports no files")
-        result: ExportResult = await _work("export_widths", bench, job)
+        result: ExportResult = await self._work("export_widths", bench, job)
         return result
 
     def warm(self, bench: Bench) -> None:
@@ -63,9 +65,9 @@ class InProcessJobs:
     def close(self) -> None:
         """There is nothing to end."""
 
+    async def _work(self, job: str, *arguments: object) -> Any:
+        from coordinator import measuring, work  # both import torch
 
-async def _work(job: str, *arguments: object) -> Any:
-    from coordinator import work  # imports torch
-
-    await asyncio.sleep(JOB_S)
-    return getattr(work, job)(*arguments)
+        await asyncio.sleep(JOB_S)
+        with measuring.in_threads(self._threads):
+            return work.JOBS[job](*arguments)

@@ -1,10 +1,11 @@
 """The paired bootstrap over recordings."""
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.comparison import bootstrap, difference
+from coordinator.comparison import MANY, bootstrap, difference
 
 
 def rng(seed=0):
@@ -71,3 +72,44 @@ def test_noise_is_rarely_called_an_improvement():
         noise = rng(seed).normal(size=120)
         called += difference(noise, np.zeros(120), np.repeat(np.arange(12), 10), rng(seed)).low > 0
     assert called <= 8  # 2.5 % expected; few recordings make the bootstrap a little eager
+
+
+@given(st.integers(0, 1000), st.sampled_from([3, 700, MANY - 1]), st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_draws_in_parts_are_the_draws_all_at_once(seed, recordings, equal):
+    lengths = np.full(recordings, 2) if equal else rng(seed).integers(1, 4, recordings)
+    recording = np.repeat(np.arange(recordings), lengths)
+    scores = rng(seed).normal(size=len(recording))
+    found, again = bootstrap(scores, recording, rng(seed)), rng(seed)
+    drawn = again.integers(recordings, size=(1000, recordings))
+    sums = np.bincount(recording, weights=scores)
+    means = sums[drawn].sum(axis=1) / lengths[drawn].sum(axis=1)
+    np.testing.assert_allclose((found.low, found.high), np.quantile(means, (0.025, 0.975)))
+
+
+@pytest.mark.parametrize("right", [0.02, 0.5, 0.9, 1.0])
+def test_many_recordings_that_are_right_or_wrong_have_the_interval_of_a_binomial(right):
+    scores = (np.arange(10_000) < 10_000 * right).astype(float)
+    found = bootstrap(scores, rng().permutation(10_000), rng(1))
+    error = np.sqrt(right * (1 - right) / 10_000)
+    assert found.mean == right
+    # A quantile of a thousand draws is itself known to a few per cent of the error.
+    np.testing.assert_allclose(found.low, right - 1.96 * error, atol=0.25 * error)
+    np.testing.assert_allclose(found.high, right + 1.96 * error, atol=0.25 * error)
+
+
+def test_of_many_recordings_who_is_better_does_not_depend_on_who_is_asked_first():
+    first, second = (rng(seed).integers(0, 2, 10_000).astype(float) for seed in (1, 2))
+    one = difference(first, second, np.arange(10_000), rng())
+    other = difference(second, first, np.arange(10_000), rng())
+    mirrored = (-other.mean, -other.high, -other.low)
+    np.testing.assert_allclose((one.mean, one.low, one.high), mirrored)
+
+
+def test_many_recordings_drawn_by_kind_and_one_by_one_agree():
+    scores = rng(4).choice([-1.0, 0.0, 1.0], 2 * MANY, p=[0.2, 0.5, 0.3])
+    by_kind = bootstrap(scores, np.arange(2 * MANY), rng(1))
+    one_by_one = bootstrap(scores + 1e-12 * rng(5).random(2 * MANY), np.arange(2 * MANY), rng(1))
+    width = one_by_one.high - one_by_one.low
+    np.testing.assert_allclose(by_kind.low, one_by_one.low, atol=0.06 * width)
+    np.testing.assert_allclose(by_kind.high, one_by_one.high, atol=0.06 * width)

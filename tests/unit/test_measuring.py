@@ -1,9 +1,11 @@
 """Measuring on a network so small that a whole round of it takes a blink."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -20,9 +22,12 @@ from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import (
     Validation,
     fold_statistics,
+    in_threads,
     measured_outputs,
+    outputs_of_slice,
     outputs_per_width,
     sample_values,
+    side_by_side,
 )
 from coordinator.scoring import score_round
 from coordinator.work import initialise
@@ -114,7 +119,7 @@ def test_every_recording_measures_exactly_once_and_both_halves_hold_every_class(
 
 def test_outputs_come_in_the_order_of_the_samples():
     statistics = fold_statistics(MODEL, 0.5, BASE, VALIDATION)
-    found = measured_outputs(MODEL, 0.5, BASE, statistics, VALIDATION)
+    found = measured_outputs(MODEL, BASE, {0.5: statistics}, VALIDATION)[0.5]
     cut = slice_state(BASE, MODEL.spec, 0.5)
     half = len(VALIDATION.folds[0].measurement)
     for fold, part in zip(VALIDATION.folds, (found[:half], found[half:]), strict=True):
@@ -123,13 +128,46 @@ def test_outputs_come_in_the_order_of_the_samples():
 
 
 def test_a_refilled_network_says_what_a_fresh_one_says():
-    network = MODEL.build(1.0).eval()
+    networks = {1.0: tuple(MODEL.build(1.0).eval() for _ in VALIDATION.folds)}
     for seed in (1, 2, 1):
         state = initial_state(MODEL, seed)
-        statistics = fold_statistics(MODEL, 1.0, state, VALIDATION)
-        fresh = measured_outputs(MODEL, 1.0, state, statistics, VALIDATION)
-        again = measured_outputs(MODEL, 1.0, state, statistics, VALIDATION, network)
-        assert (fresh == again).all()
+        statistics = {1.0: fold_statistics(MODEL, 1.0, state, VALIDATION)}
+        fresh = measured_outputs(MODEL, state, statistics, VALIDATION)
+        again = measured_outputs(MODEL, state, statistics, VALIDATION, networks)
+        assert (fresh[1.0] == again[1.0]).all()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_however_many_threads_measure_every_bit_is_the_same(threads, updates):
+    def everything():
+        steps = steps_of(BASE, MODEL.spec, updates)
+        evaluator = RoundEvaluator(MODEL, BASE, steps, GRID, VALIDATION)
+        coalitions = [frozenset[str](), frozenset(["noisy"]), frozenset(s.device for s in steps)]
+        return {
+            **outputs_per_width(MODEL, BASE, GRID, VALIDATION),
+            "slice": outputs_of_slice(MODEL, 0.5, slice_state(BASE, MODEL.spec, 0.5), VALIDATION),
+            **{len(members): evaluator.value(members) for members in coalitions},
+        }
+
+    alone = everything()
+    with in_threads(threads):
+        beside = everything()
+    assert list(alone) == list(beside)
+    assert all(alone[key].tobytes() == beside[key].tobytes() for key in alone)
+
+
+def test_pieces_of_work_share_the_threads_of_the_block_and_an_error_comes_back():
+    def number():
+        return threading.get_ident(), torch.get_num_threads()
+
+    assert side_by_side([number, number])[0][0] == threading.get_ident()
+    with in_threads(2):
+        found = side_by_side([number] * 8)
+        with pytest.raises(ZeroDivisionError):
+            side_by_side([number, lambda: 1 / 0])
+    assert threading.get_ident() not in {thread for thread, _ in found}
+    assert {own for _, own in found} == {1}
+    assert side_by_side([number])[0][0] == threading.get_ident()
 
 
 def test_one_recording_is_not_enough():

@@ -144,7 +144,7 @@ def test_a_width_that_most_devices_measure_lower_than_a_narrower_one_is_not_offe
     found = {f"d{n}": report(0.5 + n / 50, 0.3 + n / 50 + n / 1000, 0.8) for n in range(6)}
     narrow, middle, full = reported_curve(found, 0.2)
     assert (narrow.offered, middle.offered, full.offered) == (True, False, True)
-    assert middle.why == "width 0.25 is reported significantly better"
+    assert middle.why == "significantly worse than width 0.25, by what devices report"
     assert middle.fitted == middle.score
 
 

@@ -145,3 +145,12 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path):
     program = "import time; print('still here', flush=True); time.sleep(60)"
     with pytest.raises(BenchmarkError, match="still here"):
         watch([sys.executable, "-c", program], {}, tmp_path, limit_s=0.5)
+
+
+def test_what_is_trained_more_than_by_the_peers_is_said_and_where_nothing_is_too():
+    said = simulate._batches(1000)
+    assert "every program takes 16 steps a client and round" in said
+    assert "1024 samples (2.4% more work), where the others' last batch has 40" in said
+    assert simulate._batches(1024) == (
+        "every program takes 16 steps of 64 samples a client and round"
+    )
