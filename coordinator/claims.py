@@ -49,16 +49,20 @@ def ranked(claims: Sequence[Claim]) -> list[Claim]:
 
 def shares(contributions: Mapping[str, float]) -> dict[str, float]:
     """Return each contribution as a multiple of the average; all 0 where nobody advanced."""
-    total = progress(contributions)
-    if total <= 0:
-        return dict.fromkeys(contributions, 0.0)
-    return {device: len(contributions) * s / total for device, s in contributions.items()}
+    mean = average(contributions)
+    return {device: score / mean if mean else 0.0 for device, score in contributions.items()}
 
 
-def progress(contributions: Mapping[str, float]) -> float:
-    """Return the sum of the contributions; 0 where it is below 0 or only the rounding of terms."""
-    total = math.fsum(contributions.values())
-    return total if total > ROUNDING * math.fsum(map(abs, contributions.values())) else 0.0
+def average(contributions: Mapping[str, float]) -> float:
+    """Return the mean of the contributions above 0; 0 where there are none.
+
+    Harm is no part of it: else one device that does harm would lift the shares of all others, and
+    a free-rider's over the cut-off, or leave nothing to share at all. What is above 0 by the
+    rounding of terms alone is not above 0.
+    """
+    least = ROUNDING * math.fsum(map(abs, contributions.values()))
+    advanced = [score for score in contributions.values() if score > least]
+    return math.fsum(advanced) / len(advanced) if advanced else 0.0
 
 
 def cut_off(ranks: Sequence[Claim], share: Mapping[str, float], policy: Rewards) -> dict[str, str]:

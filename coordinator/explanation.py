@@ -12,6 +12,7 @@ import msgspec
 from broker.messages import InstallState
 from coordinator.allocation import claimed
 from coordinator.capacity import deployed_width
+from coordinator.claims import average
 from coordinator.contribution.ledger import Entry, statement
 from coordinator.counterfactual import Case, next_wider, still_enough
 from coordinator.evolution import evolve
@@ -214,7 +215,7 @@ def _explained(
         method=then.scored.method if then.scored else settings.contributions.method,
         decay=settings.contributions.decay,
         devices=len(totals),
-        average=sum(total.score for total in totals.values()) / max(1, len(totals)),
+        average=average({name: total.score for name, total in totals.items()}),
         reward=reward,
         rule=decision.rule,
         note=decision.note,

@@ -19,11 +19,11 @@ less than the one step of the ladder that it was rounded up by, because the exac
 where gains are most equal. The other rules round down.
 
 Odd input: contributions may be any numbers, below 0 or above 1. One that is not finite counts as 0
-and is cut off. If they add up to nothing or less, nobody advanced the model and the rule is
-``floor``: nobody passes a cut-off above 0, and without one all get the narrowest width. A width
-whose score is not finite is not offered; where scores fall with width the fit makes them equal. If
-no width is offered nobody gets a release (rule ``none``). One device alone, or any number of equal
-ones, get the widest.
+and is cut off. If none is above 0, nobody advanced the model and the rule is ``floor``: nobody
+passes a cut-off above 0, and without one all get the narrowest width. A width whose score is not
+finite is not offered; where scores fall with width the fit makes them equal. If no width is offered
+nobody gets a release (rule ``none``). One device alone, or any number of equal ones, get the
+widest.
 """
 
 import math
@@ -83,9 +83,10 @@ def score_values(
     """Express contributions in score units.
 
     c_i = a_0 + (a_T - a_0) * Phi_i / mean(Phi): a device that gave nothing is worth the untrained
-    model's score a_0, and the average device the trained model's a_T. If the mean is not above 0,
-    nobody advanced the model and all get a_0. The contributions are measured on the loss: where it
-    fell and the score did not rise, more of it is not worth less, so all get a_0.
+    model's score a_0, and the average device the trained model's a_T. The mean is over what is
+    above 0 (`coordinator.claims.average`); if nothing is, all get a_0. The contributions are
+    measured on the loss: where it fell and the score did not rise, more of it is not worth less, so
+    all get a_0.
 
     Args:
         contributions: device -> accumulated score.
@@ -94,10 +95,10 @@ def score_values(
         average: the devices that the mean is of; all where None.
     """
     among = {device: contributions[device] for device in average or contributions}
-    total, rise = c.progress(among), max(0.0, trained - untrained)
-    if total <= 0:
+    mean, rise = c.average(among), max(0.0, trained - untrained)
+    if mean <= 0:
         return dict.fromkeys(contributions, untrained)
-    return {d: untrained + rise * (len(among) * s / total) for d, s in contributions.items()}
+    return {device: untrained + rise * score / mean for device, score in contributions.items()}
 
 
 def allocate(
@@ -123,7 +124,7 @@ def allocate(
     trained = ladder[-1].fitted if ladder else untrained
     values = _values(ranks, honest, untrained, trained)
     groups = _groups(honest, share, values, ladder, policy.significance)
-    granted = _granted(groups, ladder, policy, advanced=c.progress(contributions) > 0)
+    granted = _granted(groups, ladder, policy, advanced=c.average(contributions) > 0)
     rewards = {
         claim.device: _reward(claim, share, values, cut.get(claim.device, "")) for claim in ranks
     }

@@ -381,7 +381,8 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one device earned.
 
     Attributes:
-        contribution: accumulated score; share: N times its fraction of the sum (1 = average).
+        contribution: accumulated score; share: multiple of the average of
+            the contributions above 0.
         value: contribution in score units (c_i); target: score that the rule grants (r_i).
         width: reward width, 0 below the cut-off; score: measured score of that width.
         reason: one sentence.

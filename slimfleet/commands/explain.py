@@ -162,7 +162,7 @@ def _contribution_lines(found: Explanation) -> list[str]:
     lines = [
         f"In all {reward.contribution:.5g}{unit}, measured by {found.method}{fading}.",
         (
-            f"The average of {found.devices} devices is {found.average:.5g}: its share is"
+            f"The average of the contributions above 0 is {found.average:.5g}: its share is"
             f" {reward.share:.2f} times the average. {_cut_off(found.cutoff, found.proof)}"
         ),
     ]

@@ -346,7 +346,7 @@ def order_of(fleet, *, counter, digest=None, key=SIGNING_KEY, device=PRESS, unti
         expires_at=expires_at,
     )
     known, blob = fleet.state.releases[named]
-    _, share = fleet.server.coordinator._seal_release(known.manifest)
+    _, share = fleet.server.coordinator._sealer.seal_release(known.manifest)
     return m.DeploymentOrder(
         session=50 + counter,
         seq=1,
@@ -445,7 +445,7 @@ async def test_a_rollback_by_a_higher_counter_is_carried_out(tmp_path):
         assert fleet.confirmed()[PRESS] == second.digest != first.digest
         order = order_of(fleet, counter=3, digest=first.digest)
         manifest = fleet.state.releases[first.digest][0].manifest
-        cipher, _ = fleet.server.coordinator._seal_release(manifest)
+        cipher, _ = fleet.server.coordinator._sealer.seal_release(manifest)
         block = shared_topics(FLEET, order.blob.blob)(0)
         fleet.inject(SERVER, block, cipher)
         fleet.inject(SERVER, DownTopic(PRESS, ServerSays.DEPLOYMENT), order)

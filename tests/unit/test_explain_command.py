@@ -154,7 +154,7 @@ def test_it_says_in_words_and_numbers_why():
     assert "2 taken, 1 missed." in text
     assert "late: no update within 10.0 s, last stage: no answer" in text
     assert "In all 0.8, measured by permutation-shapley." in text
-    assert "The average of 4 devices" in text
+    assert "The average of the contributions above 0" in text
     assert "Below 0.02 there is no release, and below 0.25 only for a contribution that is" in text
     assert (
         "significantly above 0 (its 95 % interval does not reach 0) or larger than such a" in text

@@ -408,14 +408,13 @@ def test_a_spread_wider_than_the_ladder_is_mapped_with_ranks_kept_and_a_note():
     assert widths_of(allocation) == {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.25}
 
 
-def test_an_outlier_below_the_cut_off_does_not_stretch_the_map():
+@pytest.mark.parametrize("harm", [-0.1, -5.0])
+def test_an_outlier_below_the_cut_off_does_not_stretch_the_map(harm):
     honest = {"a": 1.0, "b": 0.98, "c": 0.96}
-    with_rider = rewarded({**honest, "rider": -5.0}, curve(), 0.55, 0.1)
-    assert with_rider.rule == FLOOR  # the rider cost more than the others gave
-    mild = rewarded({**honest, "rider": -0.1}, curve(), 0.55, 0.1)
-    assert mild.rule == EQUAL_GAIN
-    assert widths_of(mild)["rider"] == 0.0
-    assert widths_of(mild)["a"] == 1.0
+    found = rewarded({**honest, "rider": harm}, curve(), 0.55, 0.1)
+    assert found.rule == EQUAL_GAIN
+    assert widths_of(found)["rider"] == 0.0
+    assert widths_of(found)["a"] == 1.0
 
 
 # --- models of their own ------------------------------------------------------------------------
@@ -534,7 +533,7 @@ def test_equal_devices_all_get_the_best(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("scores", [{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": -2.0}, {"a": -1.0}])
+@pytest.mark.parametrize("scores", [{"a": 0.0, "b": 0.0}, {"a": -0.5, "b": -2.0}, {"a": -1.0}])
 def test_where_nobody_advanced_the_model_nobody_passes_the_cut_off(scores, rule):
     allocation = rewarded(scores, curve(), 0.1, 0.25, rule=rule)
     assert set(widths_of(allocation).values()) == {0.0}
@@ -542,7 +541,7 @@ def test_where_nobody_advanced_the_model_nobody_passes_the_cut_off(scores, rule)
 
 
 def test_without_a_cut_off_nobody_advancing_the_model_means_the_floor_for_all():
-    allocation = rewarded({"a": 1.0, "b": -2.0}, curve(), 0.1, 0.0)
+    allocation = rewarded({"a": 0.0, "b": -2.0}, curve(), 0.1, 0.0)
     assert widths_of(allocation) == {"a": 0.25, "b": 0.25}
 
 
@@ -555,9 +554,19 @@ def test_noise_beside_noise_is_not_told_from_work_by_its_contribution():
     assert nothing.rule == NONE
 
 
-def test_contributions_that_cancel_but_for_rounding_count_as_no_progress():
-    allocation = rewarded({"a": 1.0, "b": -1.0, "c": 1e-16}, curve(), 0.1, 0.25)
+def test_what_is_above_zero_by_rounding_alone_is_no_progress():
+    allocation = rewarded({"a": -1.0, "b": 1e-16}, curve(), 0.1, 0.25)
     assert set(widths_of(allocation).values()) == {0.0}
+    assert allocation.rule == FLOOR
+
+
+@given(st.floats(-1e3, 0.0))
+def test_harm_of_one_device_changes_no_reward_of_another(harm):
+    honest = {"a": 1.0, "b": 0.9, "rider": 0.001}
+    without = widths_of(rewarded(honest, curve(), 0.1, 0.02))
+    beside = widths_of(rewarded({**honest, "vandal": harm}, curve(), 0.1, 0.02))
+    assert beside == {**without, "vandal": 0.0}
+    assert without["rider"] == 0.0
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
