@@ -163,9 +163,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     # Without the date, the same data gives the same file.
     watch_waveforms().savefig(IMAGES / "watch-waveforms.png", dpi=110, metadata={"Software": None})
-    reward_rule().savefig(
-        IMAGES / "reward-rule.svg", metadata={"Date": None, "Creator": None}
-    )
+    reward_rule().savefig(IMAGES / "reward-rule.svg", metadata={"Date": None, "Creator": None})
     kept_entries().savefig(IMAGES / "kept-entries.png", dpi=110, metadata={"Software": None})
 
 

@@ -31,7 +31,7 @@ METHODS = ("aequa", "fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed", "stand-alo
 
 def step_sizes(task: Task) -> dict[str, tuple[float, ...]]:
     """Return what each method may choose from: three learning rates, for CGSV three lengths."""
-    sizes = dict.fromkeys(METHODS, task.rates)
+    sizes: dict[str, tuple[float, ...]] = dict.fromkeys(METHODS, task.rates)
     # A step of several widths averages their losses, so what only the widest holds moves less.
     sizes["aequa"] = tuple(2 * rate for rate in task.rates)
     return {**sizes, "cgsv": cgsv.LENGTHS}
@@ -163,7 +163,7 @@ def _aequa(
             found[name] = judge.measured(rewards, seconds)
         curves |= {
             "scoring_cpu_s": trained.seconds,
-            "method": trained.state.settings.contributions.method,
+            "method": trained.method,
             "curve": [
                 {
                     "width": point.width,

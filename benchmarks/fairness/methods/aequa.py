@@ -28,7 +28,7 @@ from slimmable.training_rule import WidthRule
 GRID = (0.0625, 0.25, 1.0)
 # The narrowest and the full width in every step, and the one between: ordered dropout would train
 # the full width in one step of three, and it would be two to five points worse after ten rounds.
-RULE = {"rule": WidthRule.SANDWICH, "random_widths": 1}
+RULE, BETWEEN = WidthRule.SANDWICH, 1
 LADDER = (*(n / 64 for n in range(4, 12)), *(n / 16 for n in range(3, 17)))
 COALITIONS = 12  # models that are measured for the contributions of a round
 
@@ -78,6 +78,7 @@ class Trained:
         state: of the campaign; weights: full width, of the last round.
         sent, received, published: bytes until then.
         seconds: CPU time of measuring and contributions, which no other method here has.
+        method: how contributions were measured.
     """
 
     state: Campaign
@@ -86,6 +87,7 @@ class Trained:
     received: int
     published: int
     seconds: float
+    method: str
 
 
 def settings_of(fleet: Fleet, mode: str) -> Settings:
@@ -103,7 +105,8 @@ def settings_of(fleet: Fleet, mode: str) -> Settings:
             learning_rate=fleet.rate,
             momentum=MOMENTUM,
             weight_decay=0.0,
-            **RULE,
+            rule=RULE,
+            random_widths=BETWEEN,
         ),
         rounds=Rounds(
             budget=fleet.rounds,
@@ -157,6 +160,7 @@ def train(fleet: Fleet, mode: str, folder: Path) -> Trained:
         received=sum(size[width] for one in widths for width in one),
         published=sum(size[width] for one in widths for width in {*one}),
         seconds=sum(event.seconds for event in events if isinstance(event, RoundScored)),
+        method=settings_of(fleet, mode).contributions.method,
     )
 
 
