@@ -34,9 +34,7 @@ SET_UP_STEPS = 2
 RATIO_WEIGHT = 0.3
 
 
-def training_cost(
-    costs: Sequence[WidthCost], width: float, rule: TrainingRule
-) -> WidthCost | None:
+def training_cost(costs: Sequence[WidthCost], width: float, rule: TrainingRule) -> WidthCost | None:
     """Return what one average step at a training width costs.
 
     Time is the sum over the widths that a step takes, each as often as the rule takes it; memory

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from broker.messages import InstallState
+from coordinator.claims import Claim
 from coordinator.contribution.ledger import Total
-from coordinator.counterfactual import Case, Claim, next_wider, still_enough
+from coordinator.counterfactual import Case, next_wider, still_enough
 from coordinator.explanation import UnknownDeviceError, explain
 from coordinator.settings import Contributions, Rewards
 from journal import events as e
