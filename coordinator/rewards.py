@@ -124,7 +124,8 @@ def allocate(
     trained = ladder[-1].fitted if ladder else untrained
     values = _values(ranks, honest, untrained, trained)
     groups = _groups(honest, share, values, ladder, policy.significance)
-    granted = _granted(groups, ladder, policy, advanced=c.average(contributions) > 0)
+    advanced = c.average(contributions) > 0
+    granted = _granted(groups, ladder, policy, advanced=advanced)
     rewards = {
         claim.device: _reward(claim, share, values, cut.get(claim.device, "")) for claim in ranks
     }

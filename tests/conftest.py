@@ -1,5 +1,6 @@
 """What every test shares: one thread per process, reproducible search, programs on the path."""
 
+import logging
 import os
 import shutil
 import sys
@@ -27,6 +28,19 @@ WITHOUT_MOSQUITTO = (
     "mosquitto is not installed: apt-get install mosquitto (Debian), dnf install mosquitto"
     " (Fedora), brew install mosquitto (macOS)"
 )
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """Take away what a command under test set up: it writes where that test's output was caught."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    ours = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    for handler in ours:
+        if handler not in before:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 def pytest_report_header():

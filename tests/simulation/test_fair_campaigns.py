@@ -141,7 +141,7 @@ async def test_an_update_wider_than_the_cap_is_refused(tmp_path):
 
 @simulated
 async def test_a_fleet_of_riders_stays_at_the_narrowest_width_and_gets_nothing(tmp_path):
-    rider = DeviceSettings(behaviour=FREE_RIDER, noise=1e-3)
+    rider = DeviceSettings(behaviour=FREE_RIDER)
     devices = {"one": rider, "two": rider}
     async with SmallFleet(tmp_path, devices, settings=fair_settings(2)) as fleet:
         await fleet.until(fleet.finished)

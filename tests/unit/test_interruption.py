@@ -7,6 +7,15 @@ import pytest
 from slimfleet.demo.interruption import SIGNALS, Interruption
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Put the handlers back: a shell starts what runs in its background with Ctrl+C ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_block(number):
     with pytest.raises(KeyboardInterrupt), Interruption():
