@@ -22,10 +22,12 @@ class TrainedWidths:
 
     Attributes:
         widths: training width of each device, one entry a device.
+        narrowest: of the training grid.
         needed: so many devices must have trained a width or a wider one for it to be offered.
     """
 
     widths: Sequence[float]
+    narrowest: float
     needed: int = 1
 
 
@@ -41,7 +43,8 @@ def score_curve(
     A width is not offered where
 
     - too few devices trained it,
-    - it is not significantly better than the untrained model (95 % paired bootstrap over
+    - it scores no better than the untrained model; a width below the training grid, which nobody
+      ever trained as a network of its own, must do so significantly (95 % paired bootstrap over
       recordings),
     - it is significantly worse than a narrower one.
 
@@ -60,7 +63,7 @@ def score_curve(
         narrower = {narrow: scores[narrow] for narrow in widths[:position]}
         why[width] = (
             _too_few(width, trained)
-            or _not_better(width, scores, recording, rng, untrained)
+            or _not_better(width, scores, recording, rng, trained, untrained)
             or _dominated(scores[width], narrower, recording, rng)
         )
     offered = [width for width in widths if not why[width]]
@@ -97,6 +100,7 @@ def _not_better(
     scores: SampleScores,
     recording: npt.NDArray[np.int64],
     rng: np.random.Generator,
+    trained: TrainedWidths | None,
     untrained: SampleScores | None,
 ) -> str:
     if untrained is None:
@@ -104,7 +108,11 @@ def _not_better(
     gain = difference(scores[width], untrained[width], recording, rng)
     if gain.mean <= 0:
         return "scores no better than the untrained model"
-    return "" if gain.low > 0 else "not significantly better than the untrained model"
+    if trained and width < trained.narrowest and gain.low <= 0:
+        return (
+            "narrower than what is trained, and not significantly better than the untrained model"
+        )
+    return ""
 
 
 def _dominated(

@@ -151,8 +151,11 @@ def _measured(
     values = sample_values(model, said, bench.grid, data)
     gain = difference(values, before, data.recording, rng)
     scores = {width: model.task.sample_scores(said[width], data.y) for width in said}
-    widths = (*(update.width for update in job.updates), *job.absent_widths)
-    trained = TrainedWidths(widths, job.min_trainers)
+    trained = TrainedWidths(
+        (*(update.width for update in job.updates), *job.absent_widths),
+        min(bench.grid),
+        job.min_trainers,
+    )
     untrained = _untrained_scores(bench, tuple(scores))
     curve = score_curve(scores, data.recording, rng, trained, untrained)
     return curve, gain.low > 0, values

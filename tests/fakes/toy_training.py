@@ -192,7 +192,9 @@ class ToyJobs:
         rng = np.random.default_rng((bench.seed, job.round))
         scores = estimate(job.method, evidence, job.coalitions, rng)
         state = combine(base, SPEC, steps)
-        trained = TrainedWidths((*(u.width for u in updates), *job.absent_widths), job.min_trainers)
+        trained = TrainedWidths(
+            (*(u.width for u in updates), *job.absent_widths), min(bench.grid), job.min_trainers
+        )
         return RoundResult(
             digest=blobs.put(encode_state(state)),
             curve=_curve(state, {*bench.grid, *bench.ladder}, trained, rng),

@@ -435,7 +435,7 @@ def offered(points):
 
 def test_a_width_that_too_few_devices_trained_leaves_the_ladder():
     scores = flat({0.25: 0.5, 0.5: 0.6, 1.0: 0.9})
-    trained = TrainedWidths((1.0, 0.5, 0.5), needed=2)
+    trained = TrainedWidths((1.0, 0.5, 0.5), narrowest=0.25, needed=2)
     points = score_curve(scores, RECORDINGS, np.random.default_rng(1), trained)
     assert offered(points) == {
         0.25: "",
@@ -453,14 +453,14 @@ def test_a_width_no_better_than_the_untrained_model_is_not_offered():
     assert points[0].why == "scores no better than the untrained model"
 
 
-def test_a_width_must_be_significantly_better_than_the_untrained_model():
+def test_below_the_training_grid_a_width_must_be_significantly_better_than_untrained():
     noise = np.repeat(np.where(np.arange(12) % 2, 0.4, -0.4), 5)
     scores = {0.125: 0.45 + noise, 0.25: 0.45 + noise, 1.0: np.full(60, 0.9)}
     untrained = flat(dict.fromkeys(scores, 0.4))
-    trained = TrainedWidths((1.0,))
+    trained = TrainedWidths((1.0,), narrowest=0.25)
     points = score_curve(scores, RECORDINGS, np.random.default_rng(1), trained, untrained)
-    assert [point.offered for point in points] == [False, False, True]
-    assert points[0].why == "not significantly better than the untrained model"
+    assert [point.offered for point in points] == [False, True, True]
+    assert points[0].why.startswith("narrower than what is trained")
     clear = {**scores, 0.125: np.full(60, 0.6)}
     points = score_curve(clear, RECORDINGS, np.random.default_rng(1), trained, untrained)
     assert points[0].offered
