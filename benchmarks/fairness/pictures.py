@@ -46,7 +46,8 @@ def _rewards(tables: Mapping[Key, Sequence[Cell]]) -> Figure:
         panel.set_xlim(low, high)
         panel.set_title(method)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
-    figure.supxlabel("contribution: accuracy alone, measured again (%)")
+    for panel in panels[len(panels) // 2 :]:
+        panel.set_xlabel("accuracy alone, measured again (%)")
     figure.supylabel("accuracy received (%); below the line: worse than alone")
     figure.suptitle(f"{main}: what participants have alone, and what each method gives them")
     return figure
