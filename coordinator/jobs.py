@@ -114,7 +114,7 @@ class ProcessJobs:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._pool(pool), _call, self._threads, job, *arguments
+                self._pool(pool), run_job, self._threads, job, *arguments
             )
         except BrokenProcessPool as error:
             broken = self._pools.pop(pool, None)
@@ -144,7 +144,7 @@ class ProcessJobs:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _call(threads: int, job: str, *arguments: object) -> Any:
+def run_job(threads: int, job: str, *arguments: object) -> Any:
     """Run one of `coordinator.work.JOBS`, imported here so that only workers load torch."""
     jobs = importlib.import_module("coordinator.work").JOBS
     with importlib.import_module("coordinator.measuring").in_threads(threads):

@@ -12,6 +12,7 @@ from coordinator.bench import (
     RoundResult,
     ScoreJob,
 )
+from coordinator.jobs import run_job
 
 JOB_S = 0.1  # virtual
 
@@ -66,8 +67,5 @@ class InProcessJobs:
         """There is nothing to end."""
 
     async def _work(self, job: str, *arguments: object) -> Any:
-        from coordinator import measuring, work  # both import torch
-
         await asyncio.sleep(JOB_S)
-        with measuring.in_threads(self._threads):
-            return work.JOBS[job](*arguments)
+        return run_job(self._threads, job, *arguments)
