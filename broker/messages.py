@@ -331,6 +331,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     Attributes:
         rule: "ordered-dropout" or "sandwich"; an agent that does not know it declines.
+        schedule: of the learning rate over the steps of this task, "constant" or "cosine".
+        gradient_norm: longer gradients are shortened to this; 0 = none.
     """
 
     steps: int
@@ -343,6 +345,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
     distillation: float = 0.0
+    schedule: str = "constant"
+    gradient_norm: float = 0.0
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):

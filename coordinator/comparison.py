@@ -12,7 +12,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 DRAWS = 1000
 AT_ONCE = 200_000  # drawn recordings: more of them do not fit a processor's cache
-MANY = 5_000  # recordings: from so many on it pays to draw those together that score alike
+MANY = 500  # recordings: from so many on it pays to draw those together that score alike
 KINDS = 16  # with more different scores than this it does not
 
 

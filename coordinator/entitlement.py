@@ -8,6 +8,7 @@ rounds, so that nobody holds more of the model than it is entitled to by then.
 from collections.abc import Mapping, Sequence
 
 from coordinator.fleet import Campaign, Device
+from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
 from journal.events import Reward, RoundForecast
 
@@ -70,7 +71,7 @@ def forecast(device: Device, width: float, steps: int, settings: Settings) -> fl
     # A journal from before forecasts were recorded knows the width policy's own prediction.
     known = RoundForecast(width=width, predicted_s=device.predicted_s, step_s=0.0)
     found = next((one for one in device.forecasts if one.width == width), known)
-    return found.predicted_s + (steps - settings.training.steps) * found.step_s
+    return found.predicted_s + (steps - ordinary_steps(settings, device.profile)) * found.step_s
 
 
 def _within(grid: Sequence[float], width: float) -> float:

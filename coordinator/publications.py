@@ -32,6 +32,7 @@ from coordinator.fleet import (
 from coordinator.fleet_summary import participation, summary
 from coordinator.inputs import brief
 from coordinator.settings import Settings
+from journal.events import RoundOpened, RoundTask
 
 Sign = Callable[[msgspec.Struct, str], m.SignedEnvelope]
 
@@ -168,11 +169,15 @@ def _task(
         spec_hash=state.spec_hash,
         weights=share.reference,
         key=share.key,
-        training=current.opened.training,
+        training=_training(current.opened, mine.task),
         budget_s=current.opened.budget_s,
         seed=mine.task.seed,
         evaluate=settings.contributions.evaluator == "devices",
     )
+
+
+def _training(opened: RoundOpened, task: RoundTask) -> m.TrainingSettings:
+    return msgspec.structs.replace(opened.training, steps=task.steps or opened.training.steps)
 
 
 def _order(

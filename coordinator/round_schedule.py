@@ -1,10 +1,9 @@
 """When a round opens and closes, and when training stops. Pure."""
 
-import msgspec
-
 from broker.messages import DropReason, Participation
 from coordinator.entitlement import forecast, training_width
 from coordinator.fleet import Campaign, Device, settings_of
+from coordinator.local_training import assessment_training, ordinary_steps, round_training
 from coordinator.presence import PRESENT
 from journal import events as e
 
@@ -57,19 +56,25 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
         return []
     number = state.round.number + 1 if state.round else 1
     alone_steps = settings.contributions.alone_steps
-    training, assessment = settings.training_settings(), bool(alone_steps and not state.assessed)
-    if assessment:
-        training = msgspec.structs.replace(training, steps=alone_steps)
+    assessment = bool(alone_steps and not state.assessed)
+    training = (
+        assessment_training(settings)
+        if assessment
+        else round_training(settings, state.trained_rounds)
+    )
+    ordinary = [ordinary_steps(settings, device.profile) for device in invited]
+    steps = [alone_steps] * len(invited) if assessment else ordinary
     # Never shorter: transfers take the same time however few steps there are.
-    longer = max(1.0, training.steps / settings.training.steps)
+    longer = max(1.0, *(own / usual for own, usual in zip(steps, ordinary, strict=True)))
+    tasks = [
+        _task(state, device, number, position, own, assessment=assessment)
+        for position, (device, own) in enumerate(zip(invited, steps, strict=True))
+    ]
     return [
         e.RoundOpened(
             round=number,
             base=state.weights,
-            tasks=tuple(
-                _task(state, device, number, position, training.steps, assessment=assessment)
-                for position, device in enumerate(invited)
-            ),
+            tasks=tuple(tasks),
             not_invited=reasons,
             budget_s=rounds.deadline_s * longer,
             quorum=rounds.quorum,
@@ -89,6 +94,7 @@ def _task(
         device=device.device,
         width=width,
         predicted_s=forecast(device, width, steps, settings),
+        steps=steps if settings.training.epochs and not assessment else 0,
         seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
     )
 

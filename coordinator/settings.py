@@ -25,18 +25,25 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Hyper-parameters of local training; the widths are the training grid.
 
     Attributes:
-        steps: gradient steps of a round.
+        steps: gradient steps of a round, the same for every device.
+        epochs: where above 0, each device takes so many passes over its own samples instead; how
+            many it has is its own claim.
         batch_size: samples a step.
         learning_rate, momentum, weight_decay: of SGD.
+        round_decay: each aggregated round's learning rate is that of the round before times this.
+        gradient_norm: longer gradients are shortened to this; 0 = none.
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
     """
 
     steps: int = 16
+    epochs: float = 0.0
     batch_size: int = 32
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    round_decay: float = 1.0
+    gradient_norm: float = 0.0
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
@@ -232,6 +239,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "training.steps": self.training.steps,
             "training.batch_size": self.training.batch_size,
             "training.learning_rate": self.training.learning_rate,
+            "training.round_decay": self.training.round_decay,
             "presence.heartbeat_s": self.presence.heartbeat_s,
             "contributions.coalitions": self.contributions.coalitions,
             "telemetry_days": self.telemetry_days,
@@ -257,6 +265,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _check_bounds(self) -> None:
         not_negative = {
             "seed": self.seed,
+            "training.epochs": self.training.epochs,
             "training.momentum": self.training.momentum,
             "training.weight_decay": self.training.weight_decay,
             "rounds.minimum": self.rounds.minimum,
@@ -277,6 +286,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise SettingsError(f"{name} = {number} must not be below 0")
         if self.training.momentum >= 1:
             raise SettingsError(f"training.momentum = {self.training.momentum} must be below 1")
+        if self.training.round_decay > 1:
+            raise SettingsError(
+                f"training.round_decay = {self.training.round_decay} must be at most 1"
+            )
         for name, share in (
             ("time_share", self.width_policy.time_share),
             ("memory_share", self.width_policy.memory_share),
@@ -360,13 +373,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             SettingsError: no training can go by it.
         """
         try:
-            return TrainingRule(widths=self.widths, **msgspec.structs.asdict(self.training))
+            return TrainingRule(widths=self.widths, **self._of_one_training())
         except ValueError as error:
             raise SettingsError(f"training: {error}") from error
 
     def training_settings(self) -> TrainingSettings:
-        """Return the hyper-parameters as they travel in a task."""
-        return TrainingSettings(widths=self.widths, **msgspec.structs.asdict(self.training))
+        """Return the hyper-parameters of the first round as they travel in a task."""
+        return TrainingSettings(widths=self.widths, **self._of_one_training())
+
+    def _of_one_training(self) -> dict[str, Any]:
+        """Return what of the hyper-parameters one training goes by.
+
+        How long each device trains, and how the rate falls from round to round, is decided in
+        `coordinator.local_training`.
+        """
+        known = msgspec.structs.asdict(self.training)
+        return {name: one for name, one in known.items() if name not in ("epochs", "round_decay")}
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from broker import messages as m
 from broker.messages import Participation, Profile
+from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
 from journal.events import RoundForecast
 from profiler.prediction import predict_round, training_cost
@@ -89,7 +90,7 @@ def choose_width(
 
 
 def _forecast(cost: WidthCost, settings: Settings, profile: Profile, size: int) -> RoundForecast:
-    steps, rate = settings.training.steps, profile.link_bytes_per_s
+    steps, rate = ordinary_steps(settings, profile), profile.link_bytes_per_s
     seconds = predict_round(cost, steps, size, size, rate)
     return RoundForecast(width=cost.width, predicted_s=seconds, step_s=cost.step_s)
 

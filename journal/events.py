@@ -143,12 +143,17 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One device's task in a round. The key of its blob is derived, never stored."""
+    """One device's task in a round. The key of its blob is derived, never stored.
+
+    Attributes:
+        steps: of its own; 0 = those of the round's training.
+    """
 
     device: str
     width: float
     predicted_s: float
     seed: int
+    steps: int = 0
 
 
 class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):

@@ -267,6 +267,8 @@ def _sgd_step(
     rate: float,
 ) -> None:
     with torch.no_grad():
+        if rule.gradient_norm:
+            nn.utils.clip_grad_norm_(leaves.values(), rule.gradient_norm)
         for name, leaf in leaves.items():
             if leaf.grad is None:
                 continue

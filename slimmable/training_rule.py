@@ -49,6 +49,8 @@ class TrainingRule:
             of the step, 0 (none) to 1 (it never sees a target); see `slimmable.distillation`.
         schedule: of the learning rate.
         warm_up: steps in which the learning rate rises linearly to its highest.
+        gradient_norm: a longer gradient is shortened to this Euclidean length (Pascanu et al., On
+            the difficulty of training recurrent neural networks, ICML 2013); 0 = never.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class TrainingRule:
     distillation: float = 0.0
     schedule: Schedule = Schedule.CONSTANT
     warm_up: int = 0
+    gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use.
@@ -80,6 +83,8 @@ class TrainingRule:
             raise ValueError(f"momentum {self.momentum} must be from 0 to below 1")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight decay {self.weight_decay} must be at least 0")
+        if not 0 <= self.gradient_norm < math.inf:
+            raise ValueError(f"gradient norm {self.gradient_norm} must be at least 0")
         if not 0 <= self.distillation <= 1:
             raise ValueError(f"distillation {self.distillation} must be from 0 to 1")
         if self.random_widths < 0:

@@ -165,10 +165,10 @@ class Office:
             self.join(device, widest.get(device, 1.0))
         return self
 
-    def join(self, device, widest=1.0, session=1):
+    def join(self, device, widest=1.0, session=1, **changes):
         self.born(device, session)
         self.lease(device)
-        return self.profiled(device, profile(widest))
+        return self.profiled(device, profile(widest, **changes))
 
     def born(self, device, session=1, **changes):
         birth = Birth(status=LinkStatus.ONLINE, session=session, can_train=True, **changes)

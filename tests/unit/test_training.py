@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from slimmable.samples import Samples, SamplesError
 from slimmable.slicing import slice_state
 from slimmable.spec import SpecError
 from slimmable.task import TaskError, regression
-from slimmable.training import TrainingRule, loss_function, train
+from slimmable.training import DivergenceError, TrainingRule, loss_function, train
 
 pytestmark = pytest.mark.torch
 
@@ -290,3 +291,32 @@ def test_a_network_that_differs_from_its_spec_is_not_trained_half():
 def test_a_rule_that_cannot_train_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         replace(RULE, **wrong)
+
+
+def moved(rule, state):
+    """How far one step without momentum moves the weights, Euclidean."""
+    after, _ = run(rule=rule, state=state)
+    return float(np.sqrt(sum(np.sum((after[n] - state[n]) ** 2.0) for n in MLP.spec.parameters)))
+
+
+def test_a_long_gradient_is_shortened_and_a_short_one_is_left_as_it_is():
+    state = initial_state(MLP, 0)
+    one = replace(RULE, steps=1, momentum=0.0, learning_rate=1.0)
+    free = moved(one, state)
+    half = moved(replace(one, gradient_norm=free / 2), state)
+    assert half == pytest.approx(free / 2, rel=1e-3)
+    assert moved(replace(one, gradient_norm=2 * free), state) == free
+
+
+def test_a_rate_that_ruins_the_network_does_not_with_a_limited_gradient():
+    wild = replace(RULE, learning_rate=1e6, steps=60)
+    with pytest.raises(DivergenceError):
+        run(rule=wild)
+    _, loss = run(rule=replace(wild, gradient_norm=2e-7))
+    assert loss < 0.69  # better than guessing between two classes
+
+
+@pytest.mark.parametrize("norm", [-1.0, math.inf, math.nan])
+def test_a_gradient_norm_that_is_no_length_is_refused(norm):
+    with pytest.raises(ValueError, match="gradient norm"):
+        replace(RULE, gradient_norm=norm)

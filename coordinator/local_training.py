@@ -1,0 +1,49 @@
+"""How long, and at what learning rate, a device trains in a round. Pure."""
+
+import msgspec
+
+from broker.messages import Profile, TrainingSettings
+from coordinator.settings import Settings
+from slimmable.training_rule import Schedule
+
+
+def ordinary_steps(settings: Settings, profile: Profile | None) -> int:
+    """Return the gradient steps of a device in every round but an assessment.
+
+    Args:
+        settings: `training.epochs` passes over its own samples where above 0 (FedAvg's E; McMahan
+            et al., AISTATS 2017), else `training.steps`.
+        profile: tells how many samples the device says it has. Who claims more than it has trains
+            longer, on what it has.
+    """
+    training = settings.training
+    if not training.epochs:
+        return training.steps
+    samples = profile.samples if profile else 0
+    return max(1, round(training.epochs * samples / training.batch_size))
+
+
+def round_training(settings: Settings, trained_rounds: int) -> TrainingSettings:
+    """Return the hyper-parameters of a round; its steps are those of `training.steps`.
+
+    Args:
+        settings: of the campaign.
+        trained_rounds: how many rounds were aggregated before it.
+    """
+    first = settings.training_settings()
+    rate = first.learning_rate * settings.training.round_decay**trained_rounds
+    return msgspec.structs.replace(first, learning_rate=rate)
+
+
+def assessment_training(settings: Settings) -> TrainingSettings:
+    """Return the hyper-parameters of the round in which each device trains alone.
+
+    Where the learning rate of the rounds falls it falls here too: what a device has alone must be
+    as well trained as what it is compared with.
+    """
+    falls = settings.training.round_decay < 1
+    return msgspec.structs.replace(
+        settings.training_settings(),
+        steps=settings.contributions.alone_steps,
+        schedule=(Schedule.COSINE if falls else Schedule.CONSTANT).value,
+    )
