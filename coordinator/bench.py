@@ -62,7 +62,7 @@ class ScoreJob:
 
     Attributes:
         base, best: digests of the weights it started from, and of the best so far.
-        method, coalitions: see `coordinator.settings.Contributions`.
+        method, coalitions, widths: see `coordinator.settings.Contributions`.
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
@@ -78,6 +78,7 @@ class ScoreJob:
     known: tuple[str, ...] = ()
     min_trainers: int = 1
     absent_widths: tuple[float, ...] = ()
+    widths: int = 0
 
 
 @dataclass(frozen=True)

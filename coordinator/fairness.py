@@ -8,6 +8,7 @@ by construction. Correlate with contributions measured again, from other seeds, 
 `noise_ceiling` beside it.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Numbers = Sequence[float] | Array
+BISECTIONS = 60  # more change nothing in double precision
 
 
 def pearson(x: Numbers, y: Numbers) -> float:
@@ -77,21 +79,71 @@ def payoff(release: float | None, alone: float) -> float:
     return 0.0 if release is None else release - alone
 
 
-def noise_ceiling(first: Numbers, second: Numbers) -> float:
+def noise_ceiling(first: Numbers, *again: Numbers) -> float:
     """Return the correlation that measuring noise leaves possible.
 
-    Of contributions measured twice, from independent seeds: s^2 / (s^2 + sigma^2), the variance
-    between devices over that of one measurement. s^2 is the covariance of the two, and
-    s^2 + sigma^2 the mean of their variances. No rule that sees one measurement can be expected to
-    correlate better with the other. 0 where the two have nothing in common.
+    Of contributions measured several times, from independent seeds. With s^2 the variance between
+    devices and sigma^2 that of the noise of one measurement, what follows ``first`` perfectly
+    correlates with the mean of the other M by s^2 / sqrt((s^2 + sigma^2) (s^2 + sigma^2 / M)). No
+    rule that sees one measurement can be expected to do better. 0 where the measurements have
+    nothing in common.
     """
-    x, y = _paired(first, second)
-    if len(x) < 2:
-        return math.nan
-    single = (x.var() + y.var()) / 2
+    true, noise = _variances((first, *again))
+    single, mean = true + noise, true + noise / max(1, len(again))
     if not single > 0:
         return math.nan
-    return float(max(0.0, ((x - x.mean()) * (y - y.mean())).mean() / single))
+    return true / math.sqrt(single * mean) if true > 0 else 0.0
+
+
+def noise_spread(*measurements: Numbers) -> float:
+    """Return the standard deviation of what chance adds to the mean of these measurements.
+
+    No gains that are held against that mean can be expected to be more equal than this. An offset
+    that all devices of one measurement share is no part of it.
+    """
+    _, noise = _variances(measurements)
+    return math.nan if math.isnan(noise) else math.sqrt(max(0.0, noise) / len(measurements))
+
+
+def largest_mean_gain(alone: Numbers, best: float, spread: float) -> float:
+    """Return the largest MCG that rewards of at most ``best`` can have with a CGS of ``spread``.
+
+    The mean is concave and the standard deviation convex in the gains, so at the optimum all that
+    are not held back by ``best`` gain the same: g_i = min(t, best - c_i). CGS rises with t, whose
+    largest admissible value is found by bisection.
+
+    Args:
+        alone: c_i, what each device has alone.
+        best: score of the best model that anybody may get.
+        spread: largest CGS, at least 0.
+    """
+    room = best - np.asarray(alone, dtype=np.float64)
+    if not (room.size and np.isfinite(room).all()):
+        return math.nan
+    low, high = float(room.min()), float(room.max())
+    if float(np.std(room)) <= spread:
+        return float(room.mean())
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if float(np.std(np.minimum(middle, room))) <= spread:
+            low = middle
+        else:
+            high = middle
+    return float(np.minimum(low, room).mean())
+
+
+def _variances(measurements: Sequence[Numbers]) -> tuple[float, float]:
+    """Return the variance between devices and that of the noise of one measurement.
+
+    The former is the mean covariance of two measurements, their sum the mean variance of one. Both
+    are NaN for fewer than two measurements or devices, or where a number is not finite.
+    """
+    pairs = [_paired(x, y) for x, y in itertools.combinations(measurements, 2)]
+    if not pairs or len(pairs[0][0]) < 2:
+        return math.nan, math.nan
+    true = float(np.mean([((x - x.mean()) * (y - y.mean())).mean() for x, y in pairs]))
+    whole = float(np.mean([np.var(np.asarray(one, dtype=np.float64)) for one in measurements]))
+    return true, whole - true
 
 
 def _paired(x: Numbers, y: Numbers) -> tuple[Array, Array]:

@@ -23,6 +23,7 @@ from journal.events import Contribution, CurvePoint
 from slimmable.evaluation import calibrate, initial_state
 from slimmable.model import SlimmableModel
 from slimmable.state import Array, ModelState, decode_state, encode_state
+from slimmable.width import spread_out
 
 
 def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
@@ -97,7 +98,7 @@ def _evidence(
     weights = {update.device: update.weight for update in job.updates}
     # What a step does to a width that nobody trained is chance, and would drown what it was for.
     widest = max(update.width for update in job.updates)
-    trained = [width for width in bench.grid if width <= widest]
+    trained = spread_out([width for width in bench.grid if width <= widest], job.widths)
     return Evidence(
         devices=tuple(step.device for step in novelty.steps),
         evaluator=(

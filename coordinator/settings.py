@@ -91,6 +91,8 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         method: a name of `coordinator.contribution.methods`. The default measures coalitions, which
             devices cannot: with evaluator = "devices" it stands for "cosine-to-aggregate".
         coalitions: models evaluated a round at most, where the method can be held to it.
+        widths: of the training grid at which each of them is measured, at most: the narrowest, the
+            widest that was trained and some between; 0 = all.
         evaluator: "server" measures on its own validation recordings; "devices" evaluate each width
             that they are permitted on recordings they hold back, and report.
         trim: with evaluator = "devices", share of the reports that is cut off at either end.
@@ -103,6 +105,7 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     method: str = MEASURING_METHOD
     coalitions: int = 32
+    widths: int = 0
     evaluator: Literal["server", "devices"] = "server"
     trim: float = 0.2
     decay: float = 1.0
@@ -277,6 +280,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "rewards.sharing": self.rewards.sharing,
             "contributions.trim": self.contributions.trim,
             "contributions.novelty": self.contributions.novelty,
+            "contributions.widths": self.contributions.widths,
             "contributions.alone_steps": self.contributions.alone_steps,
             "presence.grace_s": self.presence.grace_s,
             "releases.delivery_s": self.releases.delivery_s,

@@ -1,7 +1,7 @@
 """The widths a network can take, and how many channels an axis keeps at each."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,6 +45,20 @@ class Axis:
             return max(1, math.ceil(self.size * width))
         rounded = math.floor(self.size * width / self.granule + 0.5) * self.granule
         return min(self.size, max(self.granule, rounded))
+
+
+def spread_out(widths: Sequence[float], most: int) -> tuple[float, ...]:
+    """Return at most ``most`` of some widths: the widest, the narrowest, the others evenly between.
+
+    Args:
+        widths: ascending.
+        most: how many; 0 = all.
+    """
+    if not 0 < most < len(widths):
+        return tuple(widths)
+    last = len(widths) - 1
+    places = [last] if most == 1 else [round(last * n / (most - 1)) for n in range(most)]
+    return tuple(widths[place] for place in places)
 
 
 @dataclass(frozen=True)

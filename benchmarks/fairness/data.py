@@ -46,7 +46,7 @@ class Task:
 
 
 def _images(classes: tuple[str, ...]) -> Task:
-    return Task("benchmarks.fairness.network:cnn", {"classes": classes}, 64, (0.05, 0.075, 0.1))
+    return Task("benchmarks.fairness.network:cnn", {"classes": classes}, 64, (0.05, 0.1, 0.15))
 
 
 TASKS: dict[str, Task] = {

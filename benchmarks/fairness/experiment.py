@@ -1,4 +1,4 @@
-"""Run one cell: every method on the same data, from the same weights, with as many steps."""
+"""Run one cell: every method on the same data, from the same weights, for as many epochs."""
 
 import shutil
 import subprocess
@@ -24,6 +24,7 @@ from slimmable.state import ModelState
 from slimmable.training import DivergenceError
 
 T = TypeVar("T")
+AGAIN = 2  # independent trainings that contributions are judged by
 HALVINGS = 3  # of a learning rate that was too high
 METHODS = ("aequa", "fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed", "stand-alone")
 """Those with a step size of their own; the variants of Aequa share one."""
@@ -60,7 +61,6 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
         model=model,
         parts=parts,
         initial=initial_state(model, cell.seed),
-        steps=max(1, sum(map(len, parts.own)) // (len(parts.own) * task.batch_size)),
         rounds=rounds,
         rate=0.0,
         seed=cell.seed,
@@ -71,7 +71,11 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
     rate = {method: replace(fleet, rate=sizes[method]) for method in METHODS}
 
     own, seconds = _stable(rate["stand-alone"], lambda f: stand_alone.stand_alone(f, 0))
-    again, _ = _stable(rate["stand-alone"], lambda f: stand_alone.stand_alone(f, 1))
+    again = [
+        judge.measured(stand_alone.rewards(models), 0.0)["reward"]
+        for stream in range(1, 1 + AGAIN)
+        for models, _ in [_stable(rate["stand-alone"], _alone_from(stream))]
+    ]
     alone = [_alone(fleet, state) for state in own]
     curves: dict[str, Any] = {}
     found = {
@@ -84,9 +88,9 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
         "commit": commit(),
         "sizes": dict(sizes),
         "rounds": rounds,
-        "steps": fleet.steps,
+        "steps": [fleet.steps(who) for who in range(len(fleet))],
         "samples": [len(samples) for samples in parts.own],
-        "contribution": judge.measured(stand_alone.rewards(again), 0.0)["reward"],
+        "contributions": again,
         "alone_on_validation": [one.score for one in alone],
         "untrained": judge.accuracy(fleet.initial, 1.0),
         **curves,
@@ -202,6 +206,10 @@ def _stable(fleet: Fleet, run: Callable[[Fleet], T]) -> tuple[T, float]:
 def _may_diverge() -> AbstractContextManager[None]:
     """Leave a method out of the result where its training diverged: the report shows the gap."""
     return suppress(DivergenceError)
+
+
+def _alone_from(stream: int) -> Callable[[Fleet], tuple[ModelState, ...]]:
+    return lambda fleet: stand_alone.stand_alone(fleet, stream)
 
 
 def _alone(fleet: Fleet, state: ModelState) -> aequa.Alone:

@@ -15,6 +15,9 @@ from slimmable.state import ModelState
 from slimmable.training import TrainingRule, train
 
 MOMENTUM = 0.9
+EPOCHS = 1  # over a participant's own data, in each round
+ROUND_DECAY = 0.75  # of the learning rate from round to round
+GRADIENT_NORM = 1.0  # longer gradients are shortened: where classes are uneven some explode
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Fleet:
         task: what is learnt; model: made from it.
         parts: who holds what.
         initial: weights that every method starts from.
-        steps: local gradient steps of each participant in a round; rounds: how many.
-        rate: learning rate.
+        rounds: how many.
+        rate: learning rate of the first round.
         seed: of batches and draws.
         rider: "" where all are honest, else what the last participant, who has no data, sends:
             "zero" (the weights as they came) or "replayed-delta" (the last change of what it was
@@ -39,7 +42,6 @@ class Fleet:
     model: SlimmableModel
     parts: Parts
     initial: ModelState
-    steps: int
     rounds: int
     rate: float
     seed: int
@@ -60,10 +62,20 @@ class Fleet:
         """Return whether a participant is the free-rider."""
         return bool(self.rider) and who == len(self) - 1
 
-    def rule(self, steps: int | None = None) -> TrainingRule:
-        """Return how the full width is trained; without ``steps``, for a round."""
+    def steps(self, who: int) -> int:
+        """Return how many local steps a participant takes in a round: one pass over its data."""
+        return max(1, round(EPOCHS * self.samples[who] / self.task.batch_size))
+
+    def rule(self, who: int, round_: int) -> TrainingRule:
+        """Return how a participant trains the full width in a round, counted from 0."""
         return TrainingRule(
-            steps or self.steps, self.task.batch_size, self.rate, MOMENTUM, 0.0, widths=(1.0,)
+            self.steps(who),
+            self.task.batch_size,
+            self.rate * ROUND_DECAY**round_,
+            MOMENTUM,
+            weight_decay=0.0,
+            widths=(1.0,),
+            gradient_norm=GRADIENT_NORM,
         )
 
     def accuracy(self, state: Mapping[str, np.ndarray], data: Samples, width: float = 1.0) -> float:
@@ -97,7 +109,7 @@ class LocalTraining:
             return given if fleet.rider == "zero" else plus(given, minus(given, earlier))
         rng = np.random.default_rng((fleet.seed, 2 + self.stream, round_, who))
         own = fleet.parts.own[who]
-        return train(fleet.model, given, 1.0, own, fleet.rule(), rng)[0]
+        return train(fleet.model, given, 1.0, own, fleet.rule(who, round_), rng)[0]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.fairness import measures
 from benchmarks.fairness.measures import BASELINES, FAIR_BASELINES, mean_of
+from coordinator.fairness import largest_mean_gain
 
 PEARSON = 0.98
 HALF = 0.5
@@ -21,11 +22,13 @@ class Goal:
         name: of the goal.
         met: None where it does not apply.
         said: the figures that decided.
+        reachable: whether any rewards at all could meet it in this table.
     """
 
     name: str
     met: bool | None
     said: str
+    reachable: bool = True
 
 
 NAMES = (
@@ -70,8 +73,11 @@ def _correlation(cells: Sequence[Cell], mine: Sequence[measures.Figures]) -> Goa
 def _spread(cells: Sequence[Cell], mine: Sequence[measures.Figures]) -> Goal:
     found = mean_of([one.gain_spread for one in mine])
     least, who = _extreme(cells, BASELINES, "gain_spread", largest=False)
+    noise = mean_of([measures.noise(cell) for cell in cells])
     assert found is not None
-    return Goal(NAMES[1], found <= HALF * least, f"{found:.2f} against {least:.2f} of {who}")
+    assert noise is not None
+    said = f"{found:.2f} against {least:.2f} of {who}; noise alone makes {noise:.2f}"
+    return Goal(NAMES[1], found <= HALF * least, said, noise <= HALF * least)
 
 
 def _top(mine: Sequence[measures.Figures]) -> Goal:
@@ -82,8 +88,22 @@ def _top(mine: Sequence[measures.Figures]) -> Goal:
 def _gain(cells: Sequence[Cell], mine: Sequence[measures.Figures]) -> Goal:
     found = mean_of([one.mean_gain for one in mine])
     most, who = _extreme(cells, FAIR_BASELINES, "mean_gain", largest=True)
+    bound = mean_of([_with_half_the_spread(cell) for cell in cells])
     assert found is not None
-    return Goal(NAMES[3], found >= most, f"{found:+.2f} against {most:+.2f} of {who}")
+    assert bound is not None
+    said = (
+        f"{found:+.2f} against {most:+.2f} of {who}; with half the best baseline's CGS no rewards"
+        f" can have more than {bound:+.2f}"
+    )
+    return Goal(NAMES[3], found >= most, said, bound >= most)
+
+
+def _with_half_the_spread(cell: Cell) -> float:
+    """Return the largest mean gain of rewards that meet the goal of equal gains as well."""
+    known = [method for method in BASELINES if method in cell["methods"]]
+    least = min(measures.figures(cell, method).gain_spread for method in known)
+    c = measures.contributions(cell)
+    return largest_mean_gain(c, measures.best_anywhere(cell), HALF * least)
 
 
 def _extreme(

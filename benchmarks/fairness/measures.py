@@ -10,6 +10,7 @@ from coordinator.fairness import (
     gain_spread,
     mean_gain,
     noise_ceiling,
+    noise_spread,
     pearson,
     rational_share,
     smallest_gain,
@@ -56,8 +57,12 @@ def honest(cell: Cell, values: Sequence[Any]) -> list[Any]:
 
 
 def contributions(cell: Cell) -> list[float]:
-    """Return the accuracy of each honest participant's own model, measured again."""
-    return [100 * value for value in honest(cell, cell["contribution"])]
+    """Return the accuracy of each honest participant's own model, a mean of new trainings."""
+    return [100 * fmean(values) for values in zip(*_measured_again(cell), strict=True)]
+
+
+def _measured_again(cell: Cell) -> list[list[float]]:
+    return [honest(cell, values) for values in cell["contributions"]]
 
 
 def rewards(cell: Cell, method: str) -> list[float]:
@@ -73,8 +78,19 @@ def rewards(cell: Cell, method: str) -> list[float]:
 
 
 def ceiling(cell: Cell) -> float | None:
-    """Return how well one measurement of the contributions agrees with another one."""
-    return _defined(noise_ceiling(rewards(cell, "stand-alone"), contributions(cell)))
+    """Return how well one measurement of the contributions agrees with those that judge."""
+    first = honest(cell, cell["methods"]["stand-alone"]["reward"])
+    return _defined(noise_ceiling(first, *_measured_again(cell)))
+
+
+def noise(cell: Cell) -> float:
+    """Return how much chance alone spreads the contributions that judge, in points."""
+    return 100 * noise_spread(*_measured_again(cell))
+
+
+def best_anywhere(cell: Cell) -> float:
+    """Return the accuracy of the best model that any method left a participant with."""
+    return max(figures(cell, method).best for method in cell["methods"])
 
 
 def figures(cell: Cell, method: str) -> Figures:

@@ -4,11 +4,12 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.fairness import measures, pictures
 from benchmarks.fairness.experiment import commit
-from benchmarks.fairness.goals import NAMES, goals
+from benchmarks.fairness.goals import NAMES, Goal, goals
 from benchmarks.fairness.measures import Figures, mean_of, spread_of
 from benchmarks.fairness.runner import read_cells, read_tuning
 from benchmarks.results import Table, table_lines
@@ -32,8 +33,9 @@ COLUMNS = {
 DIGITS = {"pearson": 3, "spearman": 3, "rational": 2, "cpu_s": 0}
 EXPLANATION = """\
 Gains and accuracies are in percentage points on test data that no method saw. Contribution: the
-accuracy of a participant's own model, trained again with other weights and batches than those that
-rewards were allocated by. Noise ceiling: how well one such measurement agrees with another one.
+mean accuracy of a participant's own model over two further trainings, with other weights and
+batches than the one that rewards were allocated by. Noise ceiling: the correlation that the noise
+of these trainings leaves possible; noise: how much it spreads contributions, and so any gains.
 MCG, CGS: mean and standard deviation of the gains (reward minus contribution). rational: share of
 participants no worse off than alone. top: the participant with the largest contribution. released:
 participants that received a model; who received none keeps its own. Mean and, after +-, sample
@@ -85,13 +87,15 @@ def _header(cells: Sequence[Cell], command: str) -> str:
 
 def _table_text(key: Key, cells: Sequence[Cell]) -> str:
     ceiling = mean_of([measures.ceiling(cell) for cell in cells])
+    noise = mean_of([measures.noise(cell) for cell in cells])
     found = [measures.contributions(cell) for cell in cells]
     low, high = (mean_of([pick(c) for c in found]) for pick in (min, max))
     seeds = ", ".join(str(cell["cell"]["seed"]) for cell in cells)
     fit = sum(measures.fits(cell) for cell in cells)
     title = (
         f"{title_of(key)}; seeds {seeds}\n  noise ceiling {_number(ceiling, 3)}; contributions"
-        f" {low:.1f} to {high:.1f}; they fit the ladder in {fit} of {len(cells)}"
+        f" {low:.1f} to {high:.1f}, noise {_number(noise, 1)}; they fit the ladder in {fit} of"
+        f" {len(cells)}"
     )
     rows = []
     for method in measures.methods_of(cells):
@@ -166,24 +170,39 @@ def _widths_text(tables: Mapping[Key, Sequence[Cell]]) -> str:
 def _goals_text(tables: Mapping[Key, Sequence[Cell]]) -> str:
     """Return each goal of the main variant in every table, and the counts of all variants."""
     lines = ["goals of aequa, table by table"]
-    counts: dict[str, dict[str, list[bool]]] = {}
+    found: dict[str, dict[str, list[Goal]]] = {}
     for key, cells in tables.items():
         for method in measures.methods_of(cells):
             having = [cell for cell in cells if method in cell["methods"]]
             if not method.startswith("aequa"):
                 continue
             for goal in goals(having, method):
-                met = counts.setdefault(method, {}).setdefault(goal.name, [])
-                met += [] if goal.met is None else [goal.met]
+                found.setdefault(method, {}).setdefault(goal.name, []).append(goal)
                 if method == "aequa":
-                    verdict = {None: "does not apply", True: "met", False: "NOT MET"}[goal.met]
-                    lines.append(f"  {title_of(key)}: {goal.name}: {verdict} ({goal.said})")
+                    lines.append(f"  {title_of(key)}: {goal.name}: {_verdict(goal)} ({goal.said})")
     rows = [
-        (method, *(f"{sum(found[name])} of {len(found[name])}" for name in NAMES))
-        for method, found in counts.items()
+        (method, *(_count(by_name[name]) for name in NAMES)) for method, by_name in found.items()
     ]
-    overall = Table("goals met, in how many tables where they apply", ("", *NAMES), tuple(rows))
+    overall = Table(
+        "goals met, in how many of the tables where they apply; in how many any rewards could",
+        ("", *NAMES),
+        tuple(rows),
+    )
     return "\n".join([*table_lines(overall), "", *lines])
+
+
+def _verdict(goal: Goal) -> str:
+    if goal.met is None:
+        return "does not apply"
+    if goal.met:
+        return "met"
+    return "NOT MET" if goal.reachable else "NOT MET, and out of any rewards' reach"
+
+
+def _count(found: Sequence[Goal]) -> str:
+    apply = [goal for goal in found if goal.met is not None]
+    reachable = sum(bool(goal.met) or goal.reachable for goal in apply)
+    return f"{sum(bool(goal.met) for goal in apply)} of {len(apply)}; {reachable}"
 
 
 def _participants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -201,7 +220,7 @@ def _participants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "participant": who,
                         "rides": rides,
                         "samples": 0 if rides else cell["samples"][who],
-                        "contribution": cell["contribution"][who],
+                        "contribution": fmean(one[who] for one in cell["contributions"]),
                         "alone_on_validation": cell["alone_on_validation"][who],
                         "reward": reward,
                         "width": width,

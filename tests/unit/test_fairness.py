@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from coordinator.fairness import (
     gain_spread,
+    largest_mean_gain,
     mean_gain,
     noise_ceiling,
+    noise_spread,
     payoff,
     pearson,
     ranks,
@@ -115,3 +117,47 @@ def test_the_ceiling_of_perfect_and_of_contrary_measurements():
 def test_numbers_of_different_devices_are_refused():
     with pytest.raises(ValueError, match="one per device"):
         pearson([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("again", [1, 2, 5])
+def test_what_follows_the_first_measurement_meets_the_ceiling_with_the_mean_of_the_others(again):
+    rng = np.random.default_rng(1)
+    true = rng.normal(0, 1.0, 50_000)
+    first, *others = (true + rng.normal(0, 0.7, true.size) for _ in range(1 + again))
+    found = noise_ceiling(first, *others)
+    assert pearson(first, np.mean(others, axis=0)) == pytest.approx(found, abs=0.01)
+    assert noise_spread(*others, first) == pytest.approx(0.7 / math.sqrt(1 + again), abs=0.01)
+
+
+def test_one_measurement_tells_nothing_of_its_noise():
+    assert math.isnan(noise_spread([1, 2, 3]))
+    assert math.isnan(noise_ceiling([1, 2, 3]))
+
+
+def test_an_offset_of_a_whole_measurement_is_no_noise():
+    assert noise_spread([1, 2, 4], [5, 6, 8]) == pytest.approx(0)
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=6),
+    st.floats(0, 20),
+    st.integers(0, 1000),
+)
+def test_no_rewards_within_a_spread_gain_more_than_the_largest_mean_gain(alone, spread, seed):
+    most = largest_mean_gain(alone, 100.0, spread)
+    rng = np.random.default_rng(seed)
+    best = np.full(len(alone), 100.0)
+    for _ in range(30):  # towards the best one from anywhere, and only where the spread allows
+        rewards = np.minimum(100.0, np.asarray(alone) + rng.uniform(-20, 100))
+        rewards = rewards + rng.uniform(0, 1) * rng.uniform(0, 1, len(alone)) * (best - rewards)
+        if gain_spread(rewards, alone) <= spread:
+            assert mean_gain(rewards, alone) <= most + 1e-6
+
+
+def test_the_largest_mean_gain_is_that_of_equal_models_or_of_equal_gains_at_the_ends():
+    alone = [70, 72, 74, 76, 78]
+    assert largest_mean_gain(alone, 92, 3.0) == pytest.approx(18.0)
+    assert largest_mean_gain(alone, 92, 0.0) == pytest.approx(14.0)
+    between = largest_mean_gain(alone, 92, 1.0)
+    assert 14.0 < between < 18.0
+    assert math.isnan(largest_mean_gain([math.nan], 92, 1.0))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimmable.width import Axis, WidthError, WidthGrid
+from slimmable.width import Axis, WidthError, WidthGrid, spread_out
 
 widths = st.floats(0.001, 1.0)
 sizes = st.integers(1, 600)
@@ -92,3 +92,17 @@ def test_a_grid_refuses_a_width_that_it_does_not_offer():
     assert grid.check(0.5) == 0.5
     with pytest.raises(WidthError, match=r"choose one of \[0.5, 1.0\]"):
         grid.check(0.75)
+
+
+@given(st.lists(widths, min_size=1, max_size=20, unique=True).map(sorted), st.integers(0, 25))
+def test_widths_spread_out_hold_both_ends_and_are_no_more_than_asked_for(offered, most):
+    chosen = spread_out(offered, most)
+    assert list(chosen) == sorted(set(chosen))
+    assert set(chosen) <= set(offered)
+    assert len(chosen) == (min(most, len(offered)) if most else len(offered))
+    assert chosen[-1] == offered[-1]
+    assert most == 1 or chosen[0] == offered[0]
+
+
+def test_widths_between_are_evenly_spread():
+    assert spread_out([0.1, 0.2, 0.3, 0.4, 1.0], 3) == (0.1, 0.3, 1.0)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.fairness.fleet import MOMENTUM, Fleet, Rewards
+from benchmarks.fairness.fleet import (
+    EPOCHS,
+    GRADIENT_NORM,
+    MOMENTUM,
+    ROUND_DECAY,
+    Fleet,
+    Rewards,
+)
 from coordinator.claims import Claim
 from coordinator.contribution.ledger import Total
 from coordinator.fleet import Campaign
@@ -25,12 +32,14 @@ from slimmable.state import ModelState
 from slimmable.training import DivergenceError
 from slimmable.training_rule import WidthRule
 
-GRID = (0.0625, 0.25, 1.0)
-# The narrowest and the full width in every step, and the one between: ordered dropout would train
-# the full width in one step of three, and it would be two to five points worse after ten rounds.
+# A width that is not trained itself is worse than a narrower one that is: what is trained is what
+# is offered, more densely where accuracy changes faster.
+GRID = (*(n / 32 for n in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)), 1.0)
+# The narrowest and the full width in every step, and one drawn from those between: ordered dropout
+# would train the full width in one step of twelve.
 RULE, BETWEEN = WidthRule.SANDWICH, 1
-LADDER = (*(n / 64 for n in range(4, 12)), *(n / 16 for n in range(3, 17)))
 COALITIONS = 12  # models that are measured for the contributions of a round
+MEASURED_WIDTHS = 3  # of each
 
 
 @dataclass(frozen=True)
@@ -100,11 +109,13 @@ def settings_of(fleet: Fleet, mode: str) -> Settings:
         seed=fleet.seed,
         weighting="samples",  # FedAvg's rule, as the FedAvg that it is held against
         training=Training(
-            steps=fleet.steps,
+            epochs=EPOCHS,
             batch_size=fleet.task.batch_size,
             learning_rate=fleet.rate,
             momentum=MOMENTUM,
             weight_decay=0.0,
+            round_decay=ROUND_DECAY,
+            gradient_norm=GRADIENT_NORM,
             rule=RULE,
             random_widths=BETWEEN,
         ),
@@ -115,11 +126,11 @@ def settings_of(fleet: Fleet, mode: str) -> Settings:
             min_devices=len(fleet),
             deadline_s=1e6,
         ),
-        contributions=Contributions(coalitions=COALITIONS),
+        contributions=Contributions(coalitions=COALITIONS, widths=MEASURED_WIDTHS),
         rewards=RewardSettings(
             mode=mode,  # type: ignore[arg-type]
-            ladder=LADDER,
-            first_entitlement=GRID[1],
+            ladder=GRID,
+            first_entitlement=GRID[len(GRID) // 2],
         ),
     )
 

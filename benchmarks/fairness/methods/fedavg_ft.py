@@ -1,4 +1,4 @@
-"""FedAvg, then one epoch of fine-tuning on each participant's own data."""
+"""FedAvg, then one more epoch on each participant's own data, at the rate of the last round."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def rewards(fleet: Fleet, state: ModelState) -> Rewards:
             models.append(state)
             continue
         own = fleet.parts.own[who]
-        epoch = max(1, len(own) // min(fleet.task.batch_size, len(own)))
         rng = np.random.default_rng((fleet.seed, 3, who))
-        models.append(train(fleet.model, state, 1.0, own, fleet.rule(epoch), rng)[0])
+        rule = fleet.rule(who, fleet.rounds - 1)
+        models.append(train(fleet.model, state, 1.0, own, rule, rng)[0])
     return replace(fedavg.rewards(fleet, state), models=tuple(models))
