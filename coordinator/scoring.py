@@ -18,9 +18,10 @@ from coordinator.contribution.novelty import Novelty, novel_steps
 from coordinator.curve import TrainedWidths, score_curve
 from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import Validation, outputs_per_width, sample_values
+from coordinator.untrained import untrained
 from journal.blobs import BlobFolder
 from journal.events import Contribution, CurvePoint
-from slimmable.evaluation import calibrate, initial_state
+from slimmable.evaluation import calibrate
 from slimmable.model import SlimmableModel
 from slimmable.state import Array, ModelState, decode_state, encode_state
 from slimmable.width import spread_out
@@ -157,8 +158,7 @@ def _measured(
         min(bench.grid),
         job.min_trainers,
     )
-    untrained = _untrained_scores(bench, tuple(scores))
-    curve = score_curve(scores, data.recording, rng, trained, untrained)
+    curve = score_curve(scores, data.recording, rng, trained, untrained(bench).scores)
     return curve, gain.low > 0, values
 
 
@@ -175,11 +175,14 @@ _values: dict[tuple[Path, str], Array] = {}
 def _values_of(bench: Bench, digest: str, validation: Validation) -> Array:
     """Return the sample values (N,) of stored weights, measured where they are not remembered.
 
-    The best weights so far are most often those of the round before, which were just measured.
+    The best weights so far are most often those of the round before, which were just measured, or
+    the initial ones.
     """
     known = _values.get((bench.blobs, digest))
     if known is not None:
         return known
+    if digest == untrained(bench).digest:
+        return untrained(bench).values
     model = load_bench_model(bench)
     state = decode_state(BlobFolder(bench.blobs, owner=False).get(digest))
     said = outputs_per_width(model, state, bench.grid, validation)
@@ -190,19 +193,3 @@ def _remember(values: dict[tuple[Path, str], Array]) -> None:
     """Remember these sample values, and no others."""
     _values.clear()
     _values.update(values)
-
-
-_untrained: dict[str, dict[float, Array]] = {}
-
-
-def _untrained_scores(bench: Bench, widths: tuple[float, ...]) -> dict[float, Array]:
-    """Return what the initial weights score per sample, (N,) a width; measured once a process."""
-    key = repr((bench, widths))
-    if key not in _untrained:
-        model, validation = load_bench_model(bench), load_validation(bench)
-        assert validation is not None
-        said = outputs_per_width(model, initial_state(model, bench.seed), widths, validation)
-        y = validation.samples.y
-        _untrained.clear()
-        _untrained[key] = {width: model.task.sample_scores(said[width], y) for width in widths}
-    return _untrained[key]

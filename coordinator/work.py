@@ -12,9 +12,9 @@ import numpy as np
 from coordinator.assessment import assess
 from coordinator.bench import Bench
 from coordinator.bench_loading import load_bench_model, load_validation
-from coordinator.measuring import outputs_per_width
 from coordinator.release_files import export_widths, warm_templates
 from coordinator.scoring import score_round
+from coordinator.untrained import untrained
 from journal.blobs import BlobFolder
 from slimmable.evaluation import initial_state
 from slimmable.model import ModelError, SlimmableModel
@@ -55,10 +55,7 @@ def initialise(bench: Bench) -> tuple[str, float]:
     """
     model, validation = load_bench_model(bench), load_validation(bench)
     state = initial_state(model, bench.seed)
-    score = 0.0
-    if validation:
-        said = outputs_per_width(model, state, (1.0,), validation)[1.0]
-        score = model.task.score(said, validation.samples.y)
+    score = float(untrained(bench).scores[1.0].mean()) if validation else 0.0
     if not np.isfinite(score):
         raise ValueError(f"the untrained model scores {score}: check the scale of its inputs")
     digest = BlobFolder(bench.blobs, owner=False).put(encode_state(state))

@@ -663,3 +663,15 @@ def test_values_that_are_remembered_are_those_that_would_be_measured_again(bench
     scoring._values.clear()
     measured = scoring._values_of(bench, digest, load_validation(bench))
     np.testing.assert_array_equal(remembered, measured)
+
+
+def test_the_initial_weights_are_measured_once_and_like_all_others(bench, monkeypatch):
+    digest, score = initialise(bench)
+    remembered = scoring._values_of(bench, digest, load_validation(bench))
+    state = initial_state(MODEL, bench.seed)
+    said = outputs_per_width(MODEL, state, bench.grid, VALIDATION)
+    measured = sample_values(MODEL, said, bench.grid, VALIDATION.samples)
+    np.testing.assert_array_equal(remembered, measured)
+    assert score == pytest.approx(MODEL.task.score(said[1.0], VALIDATION.samples.y))
+    monkeypatch.setattr("coordinator.untrained.outputs_per_width", None)
+    assert initialise(bench) == (digest, score)
