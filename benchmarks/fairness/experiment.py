@@ -73,7 +73,7 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
     own, seconds = _stable(rate["stand-alone"], lambda f: stand_alone.stand_alone(f, 0))
     again = [
         judge.measured(stand_alone.rewards(models), 0.0)["reward"]
-        for stream in range(1, 1 + AGAIN)
+        for stream in range(1, 1 + (AGAIN if cell.tuning is None else 0))
         for models, _ in [_stable(rate["stand-alone"], _alone_from(stream))]
     ]
     alone = [_alone(fleet, state) for state in own]
