@@ -231,7 +231,8 @@ def _alone(plan: Plan, rider: Member, judge: Judge, untrained: float) -> float:
         return untrained
     rng = np.random.default_rng((plan.seed, 99))
     data = kind.samples(rider.samples, len(plan.model.task.classes), rng)
-    state = trained(plan, state, data, rng, rounds=plan.rounds)
+    for number in range(1, plan.rounds + 1):
+        state = trained(plan, state, data, rng, number)
     return accuracy(plan, state, 1.0, judge.test)
 
 

@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cutoff", type=float, default=defaults.cutoff, help="of rewards")
     parser.add_argument("--decay", type=float, default=Contributions().decay, help="of the ledger")
     parser.add_argument("--learning-rate", type=float, default=0.05, help="of local training")
+    parser.add_argument(
+        "--gradient-norm", type=float, default=1.0, help="longer gradients are shortened; 0 = none"
+    )
+    parser.add_argument(
+        "--round-decay", type=float, default=1.0, help="of the learning rate from round to round"
+    )
     parser.add_argument("--processes", type=positive, default=2, help="that share the partitions")
     parser.add_argument("--csv", type=Path, help="folder to write each table to")
 
@@ -136,9 +142,11 @@ def run_partition(arguments: argparse.Namespace, scheme: str, seed: int) -> list
         momentum=0.9,
         weight_decay=1e-4,
         widths=size.widths,
+        gradient_norm=arguments.gradient_norm,
     )
     model = load_model(task.model, dict(task.options))
-    plan = Plan(model, rule, arguments.rounds or size.rounds, arguments.by_samples, seed)
+    rounds = arguments.rounds or size.rounds
+    plan = Plan(model, rule, rounds, arguments.by_samples, seed, arguments.round_decay)
     cells = [Cell(scheme, seed, (kind,)) for kind in arguments.riders]
     if len(arguments.riders) > 1:
         cells.append(Cell(scheme, seed, tuple(arguments.riders)))

@@ -51,6 +51,7 @@ class Plan:
         by_samples: devices train one pass over their samples and count by their claims; else all
             take the rule's steps and count alike.
         seed: of the first weights and of all draws.
+        round_decay: each round's learning rate is that of the round before times this.
     """
 
     model: SlimmableModel
@@ -58,6 +59,7 @@ class Plan:
     rounds: int
     by_samples: bool
     seed: int
+    round_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def record(plan: Plan, members: Sequence[Member]) -> Recording:
             if forge is not None:
                 uploaded = forge(Seen(spec, number, tuple(received), rng))
             else:
-                uploaded = trained(plan, state, own[device], rng)
+                uploaded = trained(plan, state, own[device], rng, number)
             weight = float(claims[device]) if plan.by_samples else 1.0
             updates.append(DeviceUpdate(device, 1.0, uploaded, weight))
         rounds.append(RecordedRound(number, state, tuple(updates), claims, known))
@@ -125,12 +127,13 @@ def trained(
     state: Mapping[str, Array],
     samples: Samples,
     rng: np.random.Generator,
-    rounds: int = 1,
+    number: int,
 ) -> ModelState:
-    """Return what a device makes of a state in so many rounds, or the state where it diverges."""
+    """Return what a device makes of a state in a round, or the state where it diverges."""
     rule = plan.rule
     steps = math.ceil(len(samples) / rule.batch_size) if plan.by_samples else rule.steps
-    rule = replace(rule, steps=rounds * steps)
+    rate = rule.learning_rate * plan.round_decay ** (number - 1)
+    rule = replace(rule, steps=steps, learning_rate=rate)
     try:
         return train(plan.model, state, 1.0, samples, rule, rng)[0]
     except DivergenceError:
