@@ -11,14 +11,14 @@ from coordinator.aggregation import steps_of
 from coordinator.claims import Claim
 from coordinator.contribution.counter_tests import COUNTER_TESTS, Uploads
 from coordinator.contribution.flat_steps import FlatSteps, class_rows
-from coordinator.contribution.ledger import Ledger
+from coordinator.contribution.ledger import Ledger, Total
 from coordinator.contribution.methods import estimate
 from coordinator.curve import score_curve
-from coordinator.measuring import Validation, outputs_per_width
+from coordinator.measuring import Validation, block_shares, outputs_per_width
 from coordinator.rewards import Allocation, allocate
 from coordinator.settings import Rewards
 from journal.events import Contribution, CurvePoint
-from slimfleet.simulation.riders import RIDERS
+from slimfleet.simulation.riders import RIDERS, Rider
 from slimmable.evaluation import initial_state, outputs
 from slimmable.samples import Samples
 from slimmable.slicing import slice_state
@@ -134,10 +134,17 @@ def run_cell(
     accuracies = _Accuracies(plan, recording.final, judge.test)
     tests = _counter_tests(plan, recording.rounds, kinds)
     untrained = accuracy(plan, initial_state(plan.model, plan.seed), 1.0, judge.test)
-    alone = {rider.device: _alone(plan, rider, judge, untrained) for rider in riders}
+    own_models = {rider.device: _alone(plan, rider) for rider in riders}
+    alone = {device: accuracy(plan, state, 1.0, judge.test) for device, state in own_models.items()}
+    assessed = {}
+    if judge.policy.basis == "assessment":
+        own_models |= {member.device: _alone(plan, member) for member in honest}
+        assessed = {d: _assessed(plan, state, judge) for d, state in own_models.items()}
     found = []
     for novelty in novelties:
-        given, judged = _judged(recording.rounds, plan, untrained, curve, judge, kinds, novelty)
+        given, judged = _judged(
+            recording.rounds, plan, untrained, curve, judge, kinds, novelty, assessed
+        )
         last = {reward.device: reward for reward in given[-1].rewards}
         weakest = min((last[member.device] for member in honest), key=lambda one: one.share)
         outcomes = tuple(
@@ -177,6 +184,7 @@ def _judged(
     judge: Judge,
     kinds: Mapping[str, str],
     novelty: int,
+    assessed: Mapping[str, tuple[Total, float]],
 ) -> tuple[list[Allocation], dict[str, Suspicions]]:
     """Return what everybody would have got after each round, and worth as a suspicion.
 
@@ -193,7 +201,10 @@ def _judged(
         for test, worth in ((SCORE, scores.scores), (ACCOUNT, totals)):
             size = sum(map(abs, worth.values())) or 1.0
             _noted(suspicions[test], {d: -value / size for d, value in worth.items()}, kinds)
-        claims = [Claim(device, total) for device, total in ledger.totals.items()]
+        claims = [
+            Claim(device, *assessed[device]) if assessed else Claim(device, total)
+            for device, total in ledger.totals.items()
+        ]
         given.append(allocate(claims, curve, judge.policy, untrained))
     return given, suspicions
 
@@ -223,17 +234,30 @@ class _Accuracies(dict[float, float]):
         return self[width]
 
 
-def _alone(plan: Plan, rider: Member, judge: Judge, untrained: float) -> float:
-    """Return what a rider reaches without the fleet: a forger has no data and trains nothing."""
-    kind = RIDERS[rider.rider]
+def _alone(plan: Plan, member: Member) -> ModelState:
+    """Return what a device reaches without the fleet: a forger has no data and trains nothing."""
+    kind = RIDERS.get(member.rider, Rider("honest"))
     state = initial_state(plan.model, plan.seed)
     if kind.forge is not None:
-        return untrained
+        return state
     rng = np.random.default_rng((plan.seed, 99))
-    data = kind.samples(rider.samples, len(plan.model.task.classes), rng)
+    data = kind.samples(member.samples, len(plan.model.task.classes), rng)
     for number in range(1, plan.rounds + 1):
         state = trained(plan, state, data, rng, number)
-    return accuracy(plan, state, 1.0, judge.test)
+    return state
+
+
+def _assessed(plan: Plan, state: ModelState, judge: Judge) -> tuple[Total, float]:
+    """Return a device's account and score by what its own model scores on the server's data."""
+    model, data = plan.model, judge.validation.samples
+    scores, before = (
+        model.task.sample_scores(
+            outputs_per_width(model, one, (1.0,), judge.validation)[1.0], data.y
+        )
+        for one in (state, initial_state(model, plan.seed))
+    )
+    blocks = block_shares(data, model.task) @ scores - before.mean()
+    return Total(float(blocks.mean()), tuple(blocks.tolist()), 1), float(scores.mean())
 
 
 def _entries(

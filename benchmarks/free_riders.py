@@ -75,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=tuple(METHODS), default="permutation-shapley")
     parser.add_argument("--coalitions", type=positive, default=32, help="a round at most")
     parser.add_argument("--cutoff", type=float, default=defaults.cutoff, help="of rewards")
+    parser.add_argument(
+        "--basis",
+        choices=("ledger", "assessment"),
+        default="ledger",
+        help="what earns: the updates, or what each device's own model scores",
+    )
     parser.add_argument("--decay", type=float, default=Contributions().decay, help="of the ledger")
     parser.add_argument("--learning-rate", type=float, default=0.05, help="of local training")
     parser.add_argument(
@@ -131,7 +137,7 @@ def run_partition(arguments: argparse.Namespace, scheme: str, seed: int) -> list
         parts.test.take(np.arange(TEST_IMAGES)),
         arguments.method,
         arguments.coalitions,
-        Rewards(cutoff=arguments.cutoff),
+        Rewards(cutoff=arguments.cutoff, basis=arguments.basis),
         arguments.decay,
     )
     task = TASKS["fashion-mnist"]
@@ -181,7 +187,10 @@ def _notes(arguments: argparse.Namespace) -> tuple[str, ...]:
     return (
         "CNN of 105,866 parameters, 10,000 images dealt to the honest devices and one rider",
         f"{arguments.rounds or size.rounds} rounds; {trains}",
-        f"scored by {arguments.method} on {size.validation} images at widths {size.widths}",
+        (
+            f"scored by {arguments.method} on {size.validation} images at widths {size.widths};"
+            f" rewards follow the {arguments.basis}"
+        ),
         f"no release below {arguments.cutoff:g} of the average, or not significantly above 0",
         "payoff: accuracy of the release minus what the rider has alone; held: of what it trained",
         (

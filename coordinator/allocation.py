@@ -1,10 +1,11 @@
-"""What everybody earns by the ledger and the curve as they stand, in training and after. Pure."""
+"""What everybody earns by its account and the curve as they stand, in training and after. Pure."""
 
 from dataclasses import replace
 
 import msgspec
 
 from coordinator.claims import Claim
+from coordinator.contribution.ledger import Total
 from coordinator.entitlement import entitlements
 from coordinator.fleet import Campaign, settings_of
 from coordinator.reported_curve import NOT_MEASURED
@@ -39,12 +40,21 @@ def claimed(
         best = max(fit, key=lambda point: point.score)
         ladder = [msgspec.structs.replace(best, offered=True)]
         note = f"no width is worth offering, so there is only the best one, {best.width:g}"
-    return [Claim(name, total, _alone(state, name)) for name, total in totals.items()], ladder, note
+    return [_claim(state, name, total) for name, total in totals.items()], ladder, note
 
 
-def _alone(state: Campaign, device: str) -> float | None:
-    measured = state.alone.get(device)
-    return measured.score if measured else None
+def _claim(state: Campaign, device: str, total: Total) -> Claim:
+    alone = state.alone.get(device)
+    if settings_of(state).rewards.basis == "assessment":
+        total = _assessed(alone, state.untrained)
+    return Claim(device, total, alone.score if alone else None)
+
+
+def _assessed(alone: e.AloneScore | None, untrained: float) -> Total:
+    """Return a contribution by stand-alone score, Aequa's surrogate (ICML 2025); 0 without one."""
+    if alone is None:
+        return Total()
+    return Total(alone.score - untrained, tuple(block - untrained for block in alone.blocks), 1)
 
 
 def _allocation(state: Campaign, *, releasing: bool) -> Allocation | None:

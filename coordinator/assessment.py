@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.bench import AssessJob, AssessResult, Bench
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import bootstrap
-from coordinator.measuring import outputs_of_slice
+from coordinator.measuring import block_shares, outputs_of_slice
 from journal.blobs import BlobFolder
 from journal.events import AloneScore
 from slimmable.state import decode_state
@@ -30,11 +30,13 @@ def assess(bench: Bench, job: AssessJob) -> AssessResult:
     if validation is None:
         raise ValueError("an assessment needs validation data: set contributions.alone_steps = 0")
     data, rng = validation.samples, np.random.default_rng((bench.seed, job.round))
+    shares = block_shares(data, model.task)
     scores = []
     for update in job.updates:
         cut = decode_state(blobs.get(update.digest))
         said = outputs_of_slice(model, update.width, cut, validation)
-        interval = bootstrap(model.task.sample_scores(said, data.y), data.recording, rng)
+        found = model.task.sample_scores(said, data.y)
+        interval = bootstrap(found, data.recording, rng)
         if not np.isfinite((interval.mean, interval.low, interval.high)).all():
             log.warning("assessment: the model of %s gives no finite score", update.device)
             continue
@@ -46,6 +48,7 @@ def assess(bench: Bench, job: AssessJob) -> AssessResult:
                 low=interval.low,
                 high=interval.high,
                 update=update.digest,
+                blocks=tuple((shares @ found).tolist()),
             )
         )
     return AssessResult(tuple(scores), time.process_time() - started)

@@ -30,13 +30,24 @@ class Case:
     def reward(self, device: str, contribution: float | None = None) -> Reward:
         """Return what a device gets, with another contribution where one is given."""
         claims = [
-            _changed(claim, contribution)
+            self._changed(claim, contribution)
             if claim.device == device and contribution is not None
             else claim
             for claim in self.claims
         ]
         rewards = allocate(claims, self.curve, self.policy, self.untrained).rewards
         return next(reward for reward in rewards if reward.device == device)
+
+    def _changed(self, claim: Claim, contribution: float) -> Claim:
+        own, blocks = claim.contribution, claim.total.blocks if claim.sound else ()
+        if own > 0:
+            blocks = tuple(block * (contribution / own) for block in blocks)
+        else:
+            blocks = tuple(block + contribution - own for block in blocks)
+        total = Total(contribution, blocks, max(1, claim.total.rounds))
+        if self.policy.basis == "assessment":  # the contribution is what its own model scores
+            return replace(claim, total=total, alone=self.untrained + contribution)
+        return replace(claim, total=total)
 
 
 def next_wider(case: Case, device: str) -> Reward | None:
@@ -84,12 +95,3 @@ def _edge(
         else:
             bad = middle
     return case.reward(device, good)
-
-
-def _changed(claim: Claim, contribution: float) -> Claim:
-    own, blocks = claim.contribution, claim.total.blocks if claim.sound else ()
-    if own > 0:
-        blocks = tuple(block * (contribution / own) for block in blocks)
-    else:
-        blocks = tuple(block + contribution - own for block in blocks)
-    return replace(claim, total=Total(contribution, blocks, max(1, claim.total.rounds)))

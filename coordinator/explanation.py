@@ -18,6 +18,7 @@ from coordinator.counterfactual import Case, next_wider, still_enough
 from coordinator.evolution import evolve
 from coordinator.fleet import Campaign, Device
 from coordinator.rewards import allocate
+from coordinator.settings import Settings
 from journal import events as e
 
 NAMES = 5  # devices offered where one is not known
@@ -89,7 +90,7 @@ class Explanation:
             goes on, or "so far": what the rule would give now.
         round: whose weights and ledger it was decided on.
         participation: why it trains the width that it trains, or none.
-        method: how contributions were measured in the last round.
+        method: how contributions were measured, in the last round or in the assessment.
         decay: what a score counts for, one round later.
         devices: how many have an account; average: mean of their contributions.
         reward: None where it has no account, or where nothing could be rewarded.
@@ -201,9 +202,9 @@ def _explained(
 ) -> Explanation:
     settings, then, name = state.settings, decision.state, device.device
     assert settings is not None
-    totals = then.ledger.totals
     reward = next((one for one in decision.rewards if one.device == name), None)
     case = _case(then, releasing=decision.basis != "entitlement")
+    accounts = {claim.device: claim.contribution for claim in case.claims} if case else {}
     explanation = Explanation(
         device=name,
         fleet=settings.fleet,
@@ -212,10 +213,10 @@ def _explained(
         round=decision.round,
         participation=device.suspended or device.reason,
         rounds=_rounds(events, name, settings.contributions.decay),
-        method=then.scored.method if then.scored else settings.contributions.method,
-        decay=settings.contributions.decay,
-        devices=len(totals),
-        average=average({name: total.score for name, total in totals.items()}),
+        method=_method(then, settings),
+        decay=settings.contributions.decay if settings.rewards.basis == "ledger" else 1.0,
+        devices=len(then.ledger.totals),
+        average=average(accounts),
         reward=reward,
         rule=decision.rule,
         note=decision.note,
@@ -236,6 +237,12 @@ def _explained(
         wider=_what_if(next_wider(case, name)),
         enough=_what_if(still_enough(case, name)),
     )
+
+
+def _method(state: Campaign, settings: Settings) -> str:
+    if settings.rewards.basis == "assessment":
+        return "the score of its own model above the untrained one"
+    return state.scored.method if state.scored else settings.contributions.method
 
 
 def _what_if(reward: e.Reward | None) -> WhatIf | None:

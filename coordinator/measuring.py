@@ -231,3 +231,13 @@ def block_weights(samples: Samples, task: Task, blocks: int = BLOCKS) -> Array:
     weights = np.zeros((count, len(samples)))
     weights[block, np.arange(len(samples))] = count / (len(labels) * counts[label])
     return weights
+
+
+def block_shares(samples: Samples, task: Task) -> Array:
+    """Return (B, N) weights that turn N numbers into one a block; the mean of the rows is theirs.
+
+    The blocks are those of `block_weights`, but all samples weigh the same.
+    """
+    member = block_weights(samples, task) > 0
+    shares: Array = member * (len(member) / member.shape[1])
+    return shares

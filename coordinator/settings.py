@@ -124,6 +124,8 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         mode: "post-training": devices hold their training width while training; "training-time":
             in no round more than they are entitled to by then.
+        basis: what earns: "ledger", what the updates of all rounds were worth; "assessment", what
+            the model that a device trained alone scored above the untrained one.
         rule: "equal-gain", "affine", "nash-welfare", "sharing-coefficient" or "tiers".
         ladder: the reward widths; finer than the training grid.
         cutoff: below this fraction of the average contribution a device receives no release.
@@ -139,6 +141,7 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     mode: Literal["post-training", "training-time"] = "post-training"
+    basis: Literal["ledger", "assessment"] = "ledger"
     rule: Literal["equal-gain", "affine", "nash-welfare", "sharing-coefficient", "tiers"] = (
         "equal-gain"
     )
@@ -336,6 +339,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if share > 1:
                 raise SettingsError(f"{name} = {share} must be at most 1")
+        if rewards.basis == "assessment" and not self.contributions.alone_steps:
+            raise SettingsError(
+                'rewards.basis = "assessment" needs an assessment: set contributions.alone_steps to'
+                " about training.steps times rounds.budget"
+            )
         if rewards.significance >= 1:
             raise SettingsError(f"rewards.significance = {rewards.significance} must be below 1")
         if rewards.inference_only_width not in (0.0, *ladder):

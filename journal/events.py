@@ -331,6 +331,8 @@ class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         width: of the model that the device trained alone; update: digest of its bytes.
+        blocks: the score in blocks of recordings, (B,), whose mean it is; the blocks are the same
+            for all devices. Empty in journals from before they were recorded.
     """
 
     device: str
@@ -339,6 +341,7 @@ class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
     update: str
+    blocks: tuple[float, ...] = ()
 
 
 class AloneMeasured(Event, frozen=True, kw_only=True, tag="alone-measured"):

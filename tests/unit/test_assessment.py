@@ -8,7 +8,7 @@ from coordinator.duties import Assess, Score, SharedWeights, job, needed_blobs, 
 from coordinator.fleet import Phase
 from coordinator.fleet_summary import phase_detail, round_of_budget
 from coordinator.publications import publications
-from coordinator.settings import Contributions, Rewards
+from coordinator.settings import Contributions, Rewards, SettingsError
 from journal import events as e
 from tests.fakes.office import Office, digest, settings, share_of
 
@@ -198,3 +198,42 @@ def test_the_assessment_is_recorded_in_the_journal_for_ever():
     [measured] = desk.of(e.AloneMeasured)
     assert {one.device: one.score for one in measured.scores} == {A: 0.7, B: 0.5}
     assert desk.state.phase is Phase.TRAINING
+
+
+def by_assessment(scores, **changes):
+    """A finished training whose rewards follow what each device scored alone."""
+    chosen = {"rewards": Rewards(basis="assessment", ladder=(0.125, 0.25, 0.5, 0.75, 1.0))}
+    desk = office(*scores, **(chosen | changes))
+    desk.assessed(scores)
+    return desk
+
+
+def test_rewards_by_assessment_follow_what_each_device_has_alone_whatever_its_updates_were_worth():
+    desk = by_assessment({A: 0.6, B: 0.4, C: 0.2})  # the untrained model scores 0.2
+    desk.finish_training({A: 0.01, B: 0.2, C: 0.3})
+    rewards = {one.device: one for one in desk.state.allocation.rewards}
+    assert rewards[A].width == 1.0
+    assert rewards[A].width > rewards[B].width > rewards[C].width == 0.0
+    assert rewards[A].contribution == pytest.approx(2 * rewards[B].contribution)
+    assert "below the cut-off" in rewards[C].reason
+
+
+def test_by_assessment_a_device_that_came_later_earns_nothing():
+    desk = by_assessment({A: 0.6, B: 0.4})
+    desk.join(C)
+    desk.finish_training({A: 0.1, B: 0.1, C: 0.1})
+    rewards = {one.device: one for one in desk.state.allocation.rewards}
+    assert (rewards[C].contribution, rewards[C].width) == (0.0, 0.0)
+
+
+def test_by_assessment_entitlements_follow_it_from_the_first_round_on():
+    rewards = Rewards(basis="assessment", mode="training-time", ladder=(0.25, 0.5, 0.75, 1.0))
+    desk = by_assessment({A: 0.6, B: 0.3}, rewards=rewards)
+    desk.round_({A: 0.1, B: 0.4})
+    widths = {task.device: task.width for task in desk.state.round.opened.tasks}
+    assert widths[A] == 1.0 > widths[B]
+
+
+def test_rewards_by_assessment_need_an_assessment():
+    with pytest.raises(SettingsError, match=r"alone_steps"):
+        settings(rewards=Rewards(basis="assessment", ladder=(0.25, 0.5, 0.75, 1.0)))

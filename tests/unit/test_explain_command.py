@@ -24,7 +24,7 @@ SCORES = {"press": 0.5, "lathe": 0.45, "mill": 0.4, "rider": 0.001}
 FINE = {0.125: 0.3, 0.25: 0.4, 0.5: 0.6, 0.75: 0.7, 1.0: 0.8}
 
 
-def campaign(*, points=None, contributions=None, **rewards):
+def campaign(*, points=None, contributions=None, alone=None, **rewards):
     """Three rounds, of which the mill missed the second, allocated, exported and confirmed."""
     chosen = settings(
         rounds={"min_devices": 4},
@@ -33,7 +33,7 @@ def campaign(*, points=None, contributions=None, **rewards):
     )
     desk = Office(chosen).begin(*SCORES)
     if chosen.contributions.alone_steps:
-        desk.assessed({"press": 0.45, "lathe": 0.41, "mill": 0.3, "rider": 0.2})
+        desk.assessed({"press": 0.45, "lathe": 0.41, "mill": 0.3, "rider": 0.2} | (alone or {}))
     for number in range(3):
         desk._answer(("mill",) if number == 1 else ())
         desk.scored(SCORES, points=curve(points or FINE))
@@ -215,6 +215,23 @@ def test_what_each_device_has_alone_is_told():
     assert "Its own model, trained alone at width 1, scored 0.410" in text
     assert "3 taken, 0 missed." in text
     assert "As a score its contribution is worth 0.410" in text
+
+
+def test_rewards_by_assessment_are_explained_by_it():
+    desk = campaign(contributions=Contributions(alone_steps=5, decay=0.5), basis="assessment")
+    found, text = explained(desk, "mill"), text_of(desk, "mill")
+    # The untrained model scores 0.2, the press 0.45, the lathe 0.41 and the mill 0.3.
+    assert found.average == pytest.approx((0.25 + 0.21 + 0.1) / 3)
+    assert found.reward.contribution == pytest.approx(0.1)
+    assert "measured by the score of its own model above the untrained one." in text
+    wider = found.wider
+    assert wider.width > found.reward.width
+    better = campaign(
+        contributions=Contributions(alone_steps=5, decay=0.5),
+        basis="assessment",
+        alone={"mill": 0.2 + wider.contribution},
+    )
+    assert better.device("mill").reward.width == wider.width
 
 
 def test_while_training_goes_on_the_entitlement_is_explained():

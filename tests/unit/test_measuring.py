@@ -642,6 +642,9 @@ def test_each_update_is_measured_by_itself_at_its_own_width(bench, updates):
     said = outputs_per_width(MODEL, full.state, (1.0,), VALIDATION)[1.0]
     expected = MODEL.task.sample_scores(said, VALIDATION.samples.y).mean()
     assert found["honest-0"].score == pytest.approx(expected)
+    for one in found.values():
+        assert len(one.blocks) > 1
+        assert np.mean(one.blocks) == pytest.approx(one.score)
     assert found["honest-0"].score > found["rider"].score
 
 

@@ -877,6 +877,7 @@ class Campaigns(RuleBasedStateMachine):
                 ),
                 rewards=Rewards(
                     mode=mode,
+                    basis="assessment" if alone_steps and exact else "ledger",
                     ladder=(0.125, 0.25, 0.5, 0.75, 1.0),
                     inference_only_width=granted,
                     caps=caps,
