@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),
     "simulate": (False, "6 min", "a simulated campaign against Flower's; 1,000 devices, no work"),
     "contributions": (False, "10 min", "every method of contributions against exact Shapley"),
+    "value_functions": (False, "15 min", "what a sample's outputs are worth to a contribution"),
     "free_riders": (False, "30 min", "what free-riding earns, and how riders are told apart"),
     "adoption": (False, "8 min", "accuracy over width of a dense network made slimmable"),
 }
@@ -60,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """Return one line per benchmark."""
-    lines = ["benchmark      takes    what it measures (* = run by `make bench`)"]
+    lines = ["benchmark       takes    what it measures (* = run by `make bench`)"]
     for name, (quick, takes, summary) in BENCHMARKS.items():
-        lines.append(f"{name:<14}{'*' if quick else ' '}{takes:<9}{summary}")
+        lines.append(f"{name:<15}{'*' if quick else ' '}{takes:<9}{summary}")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from benchmarks.fairness.data import NATURAL
 
 ROUNDS = 10
 SEEDS = (0, 1, 2)
+RATES = 3  # that every method may choose from
 TUNING_SEED = 100  # of the cells that learning rates are chosen on, and of nothing else
 SCHEMES = (
     "imbalanced(0.8, 1)",
@@ -20,7 +21,7 @@ SCHEMES = (
 )
 MNIST_SCHEMES = ("imbalanced(0.8, 1)", "dirichlet(0.5)", "homogeneous")
 FULL_SCHEMES = ("imbalanced(0.8, 1)", "dirichlet(0.5)")
-TUNING_SCHEME = "dirichlet(0.5)"
+TUNING_SCHEMES = ("dirichlet(0.5)", "imbalanced(0.8, 1)")
 RIDERS = ("zero", "replayed-delta")
 RIDER_SCHEMES = ("homogeneous", "dirichlet(0.5)")
 PEOPLE = 8
@@ -76,8 +77,12 @@ def tuning(data: Sequence[str]) -> list[Cell]:
     """Return the cells that learning rates are chosen on; MNIST takes Fashion-MNIST's choice."""
     cells = []
     for name in dict.fromkeys(tuned_on(one) for one in data):
-        scheme, participants = (NATURAL, PEOPLE) if name == "watch" else (TUNING_SCHEME, 5)
-        cells += [Cell(name, scheme, participants, TUNING_SEED, tuning=at) for at in range(3)]
+        natural = name == "watch"
+        schemes, participants = ((NATURAL,), PEOPLE) if natural else (TUNING_SCHEMES, 5)
+        cells += [
+            Cell(name, scheme, participants, TUNING_SEED, tuning=at)
+            for scheme, at in product(schemes, range(RATES))
+        ]
     return cells
 
 

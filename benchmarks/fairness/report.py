@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.fairness import measures, pictures
+from benchmarks.fairness.cells import TUNING_SCHEMES, TUNING_SEED
 from benchmarks.fairness.experiment import commit
 from benchmarks.fairness.goals import NAMES, Goal, goals
 from benchmarks.fairness.measures import Figures, mean_of, spread_of
@@ -129,7 +130,8 @@ def _tuning_text(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     columns = ("data", "method", "tried: best validation accuracy that anyone received", "chosen")
     title = (
         "tuning: three learning rates for each method (twice as high for aequa; for cgsv three"
-        " lengths of an upload), on one cell of seed 100"
+        f" lengths of an upload), on seed {TUNING_SEED}; images: mean over"
+        f" {' and '.join(TUNING_SCHEMES)}"
     )
     return "\n".join(table_lines(Table(title, columns, tuple(rows))))
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.fairness.cells import Cell, tuned_on, tuning
+from benchmarks.fairness.cells import RATES, Cell, tuned_on, tuning
 from benchmarks.fairness.data import TASKS
 from benchmarks.fairness.experiment import METHODS, step_sizes
 
@@ -110,10 +111,11 @@ def tuning_file(results: Path) -> Path:
 
 
 def tune(data: Sequence[str], results: Path, processes: int, say: Say) -> None:
-    """Choose each method's step size: three are tried, on one cell of a seed used for nothing else.
+    """Choose each method's step size: three are tried, on a seed used for nothing else.
 
-    What counts is the best accuracy that any participant receives, on the server's validation data:
-    a mean would prefer the learning rate at which a method withholds least.
+    What counts is the best accuracy that any participant receives, on the server's validation data,
+    averaged over the partitions of the trials: a mean over participants would prefer the learning
+    rate at which a method withholds least.
 
     Raises:
         BenchmarkError: a trial failed.
@@ -126,24 +128,33 @@ def tune(data: Sequence[str], results: Path, processes: int, say: Say) -> None:
     if run_cells(cells, results, processes, None, say):
         raise BenchmarkError("a trial of learning rates failed; the lines above name its log")
     for name in missing:
-        trials = [json.loads(cell_file(results, c).read_text()) for c in cells if c.data == name]
+        own = [cell for cell in cells if cell.data == name]
+        trials = [
+            [json.loads(cell_file(results, c).read_text()) for c in own if c.tuning == at]
+            for at in range(RATES)
+        ]
         chosen[name] = {method: _best(method, trials) for method in METHODS}
     write_json(tuning_file(results), chosen)
 
 
-def _best(method: str, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the tried step sizes of a method, their scores, and the best one."""
-    tried = [trial["sizes"][method] for trial in trials]
-    scores = [_score(trial["methods"].get(method)) for trial in trials]
+def _best(method: str, trials: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the tried step sizes of a method, their mean scores, and the best one.
+
+    Args:
+        method: whose.
+        trials: of each step size, its cells.
+    """
+    tried = [cells[0]["sizes"][method] for cells in trials]
+    scores = [_score([cell["methods"].get(method) for cell in cells]) for cells in trials]
     known = [-1.0 if score is None else score for score in scores]
     best = max(range(len(tried)), key=known.__getitem__)
     return {"tried": tried, "scores": scores, "chosen": tried[best]}
 
 
-def _score(entry: Mapping[str, Any] | None) -> float | None:
-    if entry is None:  # it diverged
-        return None
-    return max(reward or 0.0 for reward in entry["reward"])
+def _score(entries: Sequence[Mapping[str, Any] | None]) -> float | None:
+    """Return the mean of the best rewards; None where the method diverged in some cell."""
+    found = [max(reward or 0.0 for reward in entry["reward"]) for entry in entries if entry]
+    return fmean(found) if len(found) == len(entries) else None
 
 
 def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
