@@ -29,6 +29,7 @@ from slimmable.model import SlimmableModel
 from slimmable.slicing import coverage
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskKind
+from slimmable.torch_device import on_torch_device, torch_device
 
 Tensors = dict[str, torch.Tensor]
 Part = tuple[slice, ...] | tuple[Array, ...]
@@ -129,7 +130,8 @@ class RoundEvaluator:
         """Per width, one network for each fold: two folds may be measured at the same moment."""
         folds = self._validation.folds
         return {
-            width: tuple(self._model.build(width).eval() for _ in folds) for width in self._grid
+            width: tuple(self._model.build(width).eval().to(torch_device()) for _ in folds)
+            for width in self._grid
         }
 
     @cached_property
@@ -194,10 +196,10 @@ class RoundEvaluator:
             state = {**self._constants[width], **_tensors(calibrated), **self._leaves[width]}
             for chosen in np.array_split(members, -(-len(members) // EVALUATION_BATCH) or 1):
                 if len(chosen):
-                    x = torch.from_numpy(fold.measurement.x[chosen])
+                    x = on_torch_device(fold.measurement.x[chosen])
                     said = functional_call(network, state, (x,))
                     losses = _losses(self._model.task, said, fold.measurement.y[chosen])
-                    yield -(torch.from_numpy(weights[chosen]) * losses).sum()
+                    yield -(on_torch_device(weights[chosen]) * losses).sum()
 
     @cached_property
     def _leaves(self) -> dict[float, Tensors]:
@@ -214,29 +216,31 @@ class RoundEvaluator:
     def _constants(self) -> dict[float, Tensors]:
         spec = self._model.spec
         return {
-            width: {
-                name: torch.tensor(self._base[name][coverage(spec, name, width)])
-                for name in sorted(spec.constants)
-            }
+            width: _tensors(
+                {
+                    name: self._base[name][coverage(spec, name, width)]
+                    for name in sorted(spec.constants)
+                }
+            )
             for width in self._grid
         }
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    return torch.tensor(array, dtype=torch.float32)
+    return torch.tensor(array, dtype=torch.float32).to(torch_device())
 
 
 def _tensors(state: Mapping[str, Array]) -> Tensors:
-    return {name: torch.tensor(array) for name, array in state.items()}
+    return {name: torch.tensor(array).to(torch_device()) for name, array in state.items()}
 
 
 def _losses(task: Task, said: torch.Tensor, targets: Array) -> torch.Tensor:
     """Return `slimmable.task.Task.losses`, differentiable, (N,) float64."""
     outputs = said.double()
     if task.kind is TaskKind.CLASSIFICATION:
-        labels = torch.from_numpy(targets.astype(np.int64))
+        labels = on_torch_device(targets.astype(np.int64))
         return nn.functional.cross_entropy(outputs, labels, reduction="none")
-    wanted = torch.from_numpy(targets.reshape(len(targets), -1).astype(np.float64))
+    wanted = on_torch_device(targets.reshape(len(targets), -1).astype(np.float64))
     return (outputs.flatten(1) - wanted).square().mean(dim=1)
 
 
@@ -252,4 +256,4 @@ def _differentiated(term: torch.Tensor, leaves: Tensors, along: Tensors | None) 
             found = torch.autograd.grad(slope, at, materialize_grads=True)
         else:  # v is linear in every parameter
             found = tuple(torch.zeros_like(part) for part in at)
-    return {name: part.numpy() for name, part in zip(leaves, found, strict=True)}
+    return {name: part.cpu().numpy() for name, part in zip(leaves, found, strict=True)}

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from slimmable.samples import Samples, split_recordings
 from slimmable.slicing import slice_state
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskKind
+from slimmable.torch_device import on_torch_device, torch_device
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Fold:
 
     calibration: Array
     measurement: Samples
+
+    @cached_property
+    def inputs(self) -> Array | torch.Tensor:
+        """Inputs of the measurement. A GPU keeps them, for every coalition is measured on them."""
+        x = self.measurement.x
+        return x if torch_device().type == "cpu" else on_torch_device(x)
 
 
 @dataclass(frozen=True)
@@ -187,11 +194,11 @@ def _filled_outputs(
     network: nn.Module | None,
 ) -> Array:
     if network is None:
-        network = load_network(model, width, filled)
+        network = load_network(model, width, filled).to(torch_device())
     else:
         tensors = {name: torch.from_numpy(array) for name, array in filled.items()}
         network.load_state_dict(tensors, strict=False)
-    return network_outputs(network, fold.measurement.x)
+    return network_outputs(network, fold.inputs)
 
 
 def sample_values(

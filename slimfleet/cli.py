@@ -46,6 +46,7 @@ BAD_INPUT = frozenset(
         "SamplesError",
         "SettingsError",
         "SpecError",
+        "TorchDeviceError",
         "WidthError",
     ]
 )

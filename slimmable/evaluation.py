@@ -14,6 +14,7 @@ from slimmable.model import ModelError, SlimmableModel
 from slimmable.samples import SamplesError
 from slimmable.slicing import slice_state
 from slimmable.state import Array, ModelState
+from slimmable.torch_device import on_torch_device, torch_device
 
 EVALUATION_BATCH = 200  # batches of 1000 cost twice as much a sample on a CPU
 CALIBRATION_BATCH = 64
@@ -66,6 +67,8 @@ def check_network(network: nn.Module, model: SlimmableModel, width: float) -> No
 
 def load_network(model: SlimmableModel, width: float, state: Mapping[str, Array]) -> nn.Module:
     """Return the network of ``width`` in evaluation mode with ``state`` (cut at that width).
+
+    It is on the CPU, where networks are traced as well; who computes with it moves it.
 
     Raises:
         ValueError: the state holds other tensors or shapes than the network.
@@ -120,16 +123,16 @@ def calibrate(
     count = len(inputs[0])
     if count < 2:
         raise SamplesError(f"{count} samples to calibrate on; batch norm needs at least 2")
-    network = load_network(model, width, state)
+    network = load_network(model, width, state).to(torch_device())
     for norm in _norms(network, model):
         norm.reset_running_stats()
         norm.momentum = None  # None = cumulative mean
         norm.train()
     with torch.no_grad():
         for chosen in calibration_batches(count):
-            network(*(torch.from_numpy(one[chosen]) for one in inputs))
+            network(*(on_torch_device(one[chosen]) for one in inputs))
     found = network.state_dict()
-    return {name: found[name].numpy().copy() for name in sorted(model.spec.statistics)}
+    return {name: found[name].cpu().numpy().copy() for name in sorted(model.spec.statistics)}
 
 
 def calibration_batches(count: int) -> list[Array]:
@@ -154,19 +157,29 @@ def _norms(network: nn.Module, model: SlimmableModel) -> list[nn.modules.batchno
 
 def outputs(model: SlimmableModel, width: float, state: Mapping[str, Array], x: Array) -> Array:
     """Return the network's outputs for ``x`` at ``width``; ``state`` is cut at that width."""
-    network = load_network(model, width, state)
+    network = load_network(model, width, state).to(torch_device())
     return network_outputs(network, x)
 
 
-def network_outputs(network: nn.Module, x: Array) -> Array:
-    """Return what a network in evaluation mode says about ``x``, in batches."""
+def network_outputs(network: nn.Module, x: Array | torch.Tensor) -> Array:
+    """Return what a network says about ``x``, in batches.
+
+    Args:
+        network: in evaluation mode, on the torch device of this process.
+        x: (N, ...) inputs; a tensor is not copied again where it is there already.
+    """
     with torch.no_grad():
         return np.concatenate(
             [
-                network(torch.tensor(x[start : start + EVALUATION_BATCH])).numpy()
+                network(_moved(x[start : start + EVALUATION_BATCH])).cpu().numpy()
                 for start in range(0, len(x), EVALUATION_BATCH)
             ]
         )
+
+
+def _moved(batch: Array | torch.Tensor) -> torch.Tensor:
+    tensor = batch if isinstance(batch, torch.Tensor) else torch.tensor(batch)
+    return tensor.to(torch_device())
 
 
 def calibrated_slices(

@@ -8,12 +8,13 @@ from torch import nn
 from slimmable.evaluation import check_network
 from slimmable.model import ModelError, SlimmableModel, tied_parameters
 from slimmable.task import TaskKind
+from slimmable.torch_device import torch_device
 
 BATCHES = (2, 3)  # two sizes: a batch size written into the network shows at the second
 
 
 def check_model(model: SlimmableModel, widths: Iterable[float]) -> None:
-    """Build the model at each width and run it on noise.
+    """Build the model at each width and run it on noise, on the torch device of this process.
 
     Args:
         model: of a user, or built in.
@@ -25,7 +26,7 @@ def check_model(model: SlimmableModel, widths: Iterable[float]) -> None:
     """
     for width in widths:
         with torch.random.fork_rng(devices=[]):
-            network = model.build(width).eval()
+            network = model.build(width).eval().to(torch_device())
         _refuse_tied(network, model)
         check_network(network, model, width)
         for batch in BATCHES:
@@ -45,7 +46,7 @@ def _run(network: nn.Module, model: SlimmableModel, width: float, batch: int) ->
     x = torch.randn(batch, *model.input_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            outputs = network(x)
+            outputs = network(x.to(torch_device()))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(

@@ -26,6 +26,7 @@ from slimmable.slicing import check_state
 from slimmable.spec import Indices, WidthSpec
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskError, TaskKind
+from slimmable.torch_device import on_torch_device, torch_device
 from slimmable.training_rule import TrainingRule, WidthDraw
 
 __all__ = ["DivergenceError", "Training", "TrainingRule", "loss_function", "train"]
@@ -68,7 +69,7 @@ def train(
         samples: the device's own data.
         rule: steps, batch, learning rate and widths.
         rng: draws batches, widths, and the seed of dropout layers; the same one gives the same
-            result on the same machine.
+            result on the same machine, on a GPU within rounding.
         after_step: called with the number of finished steps.
 
     Raises:
@@ -77,7 +78,8 @@ def train(
         DivergenceError: the loss or a weight became NaN or infinite.
     """
     total = 0.0
-    # Layers that draw numbers use torch's global generator, which is put back afterwards.
+    # Layers that draw numbers use torch's global generator, which is put back afterwards; that of
+    # a GPU is not, and nobody draws from it who has not seeded it.
     with torch.random.fork_rng(devices=[]):
         training = Training(model, state, width, samples, rule, rng)
         for step in range(rule.steps):
@@ -131,8 +133,8 @@ class Training:
         self._outer_teacher = teacher
         self._given = state
         self._done = 0
-        self._leaves = {name: torch.tensor(state[name], requires_grad=True) for name in names}
-        fixed = {name: torch.tensor(state[name]) for name in constants}
+        self._leaves = {name: _tensor(state[name]).requires_grad_() for name in names}
+        fixed = {name: _tensor(state[name]) for name in constants}
         self._tensors = {**self._leaves, **fixed}
         # Written out because torch.optim imports the compiler: 1.3 CPU seconds and 50 MB per
         # process.
@@ -153,7 +155,8 @@ class Training:
         """
         chosen = next(self._batches)
         widths = self._draw.draw(self._rng)
-        x, y = (torch.from_numpy(array[chosen]) for array in (self._samples.x, self._samples.y))
+        # A batch at a time: few trainings see a sample so often that moving all of them pays.
+        x, y = (on_torch_device(array[chosen]) for array in (self._samples.x, self._samples.y))
         teacher = self._teacher(widths, chosen, x)
         total = 0.0
         for width in widths:
@@ -182,7 +185,7 @@ class Training:
         Raises:
             DivergenceError: a weight became NaN or infinite.
         """
-        trained = {name: leaf.detach().numpy().copy() for name, leaf in self._leaves.items()}
+        trained = {name: leaf.detach().cpu().numpy().copy() for name, leaf in self._leaves.items()}
         for name, array in trained.items():
             if not np.isfinite(array).all():
                 raise DivergenceError(f"tensor {name!r} became infinite; lower the learning rate")
@@ -221,6 +224,7 @@ class _Slice:
         check_network(self._network, model, width)
         for parameter in self._network.parameters():
             parameter.data = torch.empty(0)  # never used: `forward` brings the weights
+        self._network.to(torch_device())
         names = sorted(set(model.spec.tensors) - model.spec.statistics)
         self._cuts = {name: _cut(model.spec, name, width, outer) for name in names}
 
@@ -249,7 +253,11 @@ def _cut(spec: WidthSpec, name: str, width: float, outer: float) -> Cut:
 def _cut_dimension(dim: int, kept: Indices) -> Cut:
     if kept[-1] == len(kept) - 1:  # a prefix is a view: no copy
         return partial(torch.narrow, dim=dim, start=0, length=len(kept))
-    return partial(torch.index_select, dim=dim, index=torch.from_numpy(kept))
+    return partial(torch.index_select, dim=dim, index=on_torch_device(kept))
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    return torch.tensor(array).to(torch_device())
 
 
 def _mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from slimfleet.exit_codes import ExitCode
 from slimmable.model_source import positive_number
 
@@ -44,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that compute at a time (default: one for each core)",
     )
     parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="torch device that trains and measures: cpu, cuda, cuda:1 or auto (default: FILE's)",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="keep the finished campaigns in --out, play the rest"
     )
 
@@ -57,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     from slimfleet.simulation.progress import GridProgress
 
     experiment, out = read_experiment(arguments.experiment), arguments.out
+    if arguments.device is not None:
+        experiment = msgspec.structs.replace(experiment, device=arguments.device)
     grid = Grid(experiment, arguments.experiment.parent, out)
     if grid.holds_results() and not arguments.resume:
         raise ConfigError(

@@ -9,7 +9,7 @@ Coordinator and agents are those of a real fleet, wired to a broker in memory an
 jumps. So a round here is a round there: same messages, same journal, same decisions. Trainings and
 measurements are computed for real; in virtual time they take a moment. A campaign depends on its
 settings, its data and its seed alone: what differs between two runs are the CPU seconds that the
-journal notes with each score.
+journal notes with each score, and on a GPU the rounding.
 """
 
 import asyncio
@@ -94,7 +94,8 @@ def simulate(
 ) -> Outcome:
     """Play one campaign from its start until rewards are allocated.
 
-    The first round waits for all devices, whatever rounds.min_devices says.
+    The first round waits for all devices, whatever rounds.min_devices says. Trainings and
+    measurements are computed on the torch device of this process (`slimmable.torch_device`).
 
     Args:
         settings: of the campaign.

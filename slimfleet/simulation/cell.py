@@ -272,11 +272,14 @@ def say(said: Said) -> None:
 
 
 def main() -> None:
-    """Play the cell that standard input names."""
+    """Play the cell that standard input names, on the experiment's torch device."""
+    from slimmable.torch_device import computing_on
+
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s %(message)s")
     order = msgspec.convert(json.load(sys.stdin), Order)
     try:
-        play(order)
+        with computing_on(order.experiment.device):
+            play(order)
     except BAD_INPUT as error:
         say(Said(kind="refused", detail=str(error)))
     except Exception as error:  # whoever started this process reports it

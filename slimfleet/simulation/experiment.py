@@ -22,6 +22,7 @@ from slimmable.readers import read_samples
 from slimmable.samples import Array, Samples, hold_out
 
 FLEET = "simulation"
+CPU = "cpu"
 
 
 class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +58,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         widest: widest training widths, dealt to the devices in turn.
         riders: kinds of riders, see `slimfleet.simulation.riders`; the last devices are these.
         campaign: the settings of a server's campaign, without fleet and seed.
+        device: torch device that trains and measures, see `slimmable.torch_device`.
     """
 
     data: DataSection
@@ -66,6 +68,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seeds: tuple[int, ...] = (0,)
     widest: tuple[float, ...] = (1.0,)
     riders: tuple[str, ...] = ()
+    device: str = CPU
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,16 @@ def settings_of(experiment: Experiment, cell: Cell) -> Settings:
 
 
 def fingerprint(experiment: Experiment, cell: Cell) -> str:
-    """Return what a cell's result depends on, as a digest; the other cells are not part of it."""
+    """Return what a cell's result depends on, as a digest.
+
+    The other cells are not part of it, nor is what computes it: that changes the rounding.
+    """
     alone = msgspec.structs.replace(
         experiment, partitions=(cell.partition,), devices=(cell.devices,), seeds=(cell.seed,)
     )
-    text = json.dumps(msgspec.to_builtins(alone), sort_keys=True)
+    given = msgspec.to_builtins(alone)
+    del given["device"]
+    text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

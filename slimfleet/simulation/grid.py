@@ -22,6 +22,7 @@ from slimfleet.config import ConfigError
 from slimfleet.simulation.cell import CellResult, Order, Said
 from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.experiment import (
+    CPU,
     Cell,
     Experiment,
     cells,
@@ -54,11 +55,16 @@ class Grid:
         self._ended = False
 
     def check(self) -> None:
-        """Deal the data of every cell once, so that no error comes after hours.
+        """Look for the torch device and deal every cell's data, so that no error comes after hours.
 
         Raises:
             SettingsError, SamplesError, PartitionError: the input is at fault.
+            TorchDeviceError: there is no such torch device.
         """
+        if self._experiment.device != CPU:  # loading torch takes seconds
+            from slimmable.torch_device import find_torch_device
+
+            find_torch_device(self._experiment.device)
         samples, test = read_data(self._experiment, self._base)
         for cell in self.cells:
             settings_of(self._experiment, cell)

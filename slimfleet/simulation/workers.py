@@ -1,7 +1,8 @@
 """Who computes the trainings of a simulation: this process, or several training processes.
 
 Each worker is the training process of a real device (`edge_agent.trainer`) with the same memory
-settings. A training depends on its command alone, so who computes it changes nothing.
+settings, on the torch device of this process. A training depends on its command alone, so which
+process computes it changes nothing.
 """
 
 import contextlib
@@ -113,6 +114,8 @@ class _Child:
     """One training process and its pipes."""
 
     def __init__(self) -> None:
+        from slimmable.torch_device import torch_device
+
         environment = {
             **os.environ,
             **MALLOC_SETTINGS,
@@ -121,7 +124,7 @@ class _Child:
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.trainer"],
+            [sys.executable, "-m", "slimfleet.simulation.worker", str(torch_device())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -1,13 +1,20 @@
 """``slimfleet simulate``: a small experiment from its file to its tables."""
 
 import csv
+import io
+import json
+import shutil
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 
 from journal.reader import DATABASE
 from slimfleet import cli
+from slimfleet.simulation import cell
 from slimfleet.simulation.experiment import (
     cells,
     deal,
@@ -19,6 +26,7 @@ from slimfleet.simulation.experiment import (
 from slimfleet.simulation.grid import Grid
 from slimfleet.simulation.tables import groups
 from slimmable.model import load_model
+from slimmable.torch_device import torch_device
 from tests.unit.test_simulation import blobs
 
 pytestmark = pytest.mark.torch
@@ -42,6 +50,8 @@ rounds = { budget = 2 }
 rewards = { ladder = [0.5, 1.0] }
 contributions = { coalitions = 4 }
 """
+
+NOT_THERE = "cuda:99"
 
 
 @pytest.fixture
@@ -118,6 +128,8 @@ def test_a_result_of_another_experiment_is_not_kept(folder):
     assert fingerprint(experiment, first) != fingerprint(other, first)
     assert fingerprint(experiment, first) == fingerprint(longer, first)
     assert len(cells(longer)) == 4
+    moved = msgspec.structs.replace(experiment, device="cuda")
+    assert fingerprint(experiment, first) == fingerprint(moved, first)
 
 
 def test_the_data_of_a_cell_is_dealt_without_overlap(folder):
@@ -127,6 +139,46 @@ def test_the_data_of_a_cell_is_dealt_without_overlap(folder):
     everybody = [dealt.test, dealt.validation, *(device.samples for device in dealt.devices)]
     recordings = np.concatenate([part.recording for part in everybody])
     assert len(np.unique(recordings)) == len(recordings) == 200
+
+
+def test_the_command_line_overrides_the_torch_device_of_the_file(folder, capsys):
+    assert simulate(folder, "--device", NOT_THERE) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"device = '{NOT_THERE}': torch" in line
+    assert not (folder / "out").exists()
+    changed(folder, "seeds = [0]", f'seeds = [0]\ndevice = "{NOT_THERE}"')
+    assert simulate(folder, "--device", "cpu", "--workers", "1") == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a GPU here")
+def test_without_a_gpu_auto_is_the_cpu_to_the_last_bit(folder):
+    out, found = folder / "out", []
+    for name in ("cpu", "auto"):
+        assert simulate(folder, "--device", name, "--workers", "2") == 0
+        found.append([(out / table).read_bytes() for table in ("devices.csv", "widths.csv")])
+        shutil.rmtree(out)
+    assert found[0] == found[1]
+
+
+def test_a_cell_is_played_on_the_torch_device_of_its_experiment(folder, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    played_on = []
+    monkeypatch.setattr(cell, "play", lambda order: played_on.append(torch_device()))
+    changed(folder, "seeds = [0]", 'seeds = [0]\ndevice = "cuda:1"')
+    order = cell.Order(
+        experiment=read_experiment(folder / "experiment.toml"),
+        partition="homogeneous",
+        devices=3,
+        seed=0,
+        base="",
+        result="",
+        keep="",
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(msgspec.to_builtins(order))))
+    cell.main()
+    assert json.loads(capsys.readouterr().out) == {"kind": "done"}
+    assert played_on == [torch.device("cuda:1")]
 
 
 def test_a_killed_cell_is_named_and_the_finished_ones_are_kept(folder, monkeypatch):
@@ -155,6 +207,8 @@ def test_a_killed_cell_is_named_and_the_finished_ones_are_kept(folder, monkeypat
         ("devices = [3]", "devices = [90]", "leaves one of 90 devices with 1, and 10"),
         ("seeds = [0]", "seeds = [0, 0]", "seeds names one of its entries twice"),
         ("seeds = [0]", "seeds = [-1]", "must not be below 0"),
+        ("seeds = [0]", 'seeds = [0]\ndevice = "gpu"', "device = 'gpu': no such torch device"),
+        ("seeds = [0]", f'seeds = [0]\ndevice = "{NOT_THERE}"', f"'{NOT_THERE}': torch"),
         ("seeds = [0]", "seed = [0]", "unknown key 'seed': did you mean 'seeds'"),
         ("0.5]\nriders", "0.1]\nriders", "widest: 0.1 must be from 0.5 to 1"),
         ('["zero"]', '["lazy"]', "no rider 'lazy'"),

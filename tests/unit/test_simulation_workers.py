@@ -1,11 +1,17 @@
 """The training processes of a simulation, with stand-ins for the processes."""
 
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from broker.messages import TrainingSettings
+from edge_agent import trainer
 from edge_agent.trainer_protocol import DataSource, Failed, TrainCommand
-from slimfleet.simulation import workers
+from slimfleet.simulation import worker, workers
 from slimfleet.simulation.errors import SimulationError
+from slimmable.torch_device import computing_on, torch_device
 
 COMMAND = TrainCommand(
     model="mlp",
@@ -71,3 +77,19 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch):
         workers.open_workers(0),
     ):
         pass
+
+
+def test_a_worker_computes_on_the_torch_device_of_whoever_started_it(monkeypatch):
+    """The process is left out: what it would be started with is what it is given here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    started, trained_on = [], []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    monkeypatch.setattr(trainer, "main", lambda: trained_on.append(torch_device()))
+    for name in ("cpu", "cuda:1", "auto"):
+        with computing_on(name):
+            workers._Child()
+        monkeypatch.setattr(sys, "argv", started[-1][2:])
+        worker.main()
+    assert [command[1:3] for command in started] == [["-m", "slimfleet.simulation.worker"]] * 3
+    assert trained_on == [torch.device("cpu"), torch.device("cuda:1"), torch.device("cuda")]
