@@ -69,7 +69,7 @@ def find_torch_device(name: str) -> torch.device:
         return torch.device(name)
     if not re.fullmatch(r"auto|cuda(:([1-9]?\d))?", name):
         raise TorchDeviceError(
-            f"device = {name!r}: no such torch device; use 'cpu', 'cuda', 'cuda:1' or 'auto'"
+            f"torch_device = {name!r}: no such torch device; use 'cpu', 'cuda', 'cuda:1' or 'auto'"
         )
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -77,7 +77,7 @@ def find_torch_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= found:
         raise TorchDeviceError(
-            f"device = {name!r}: torch {torch.__version__} finds {found} GPUs on this machine, the"
-            " first is cuda:0; use 'cpu' or 'auto', or install a torch with CUDA and the driver"
+            f"torch_device = {name!r}: torch {torch.__version__} finds {found} GPUs on this machine,"
+            " the first is cuda:0; use 'cpu' or 'auto', or install a torch with CUDA and the driver"
         )
     return device

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that compute at a time (default: one for each core)",
     )
     parser.add_argument(
-        "--device",
+        "--torch-device",
         metavar="NAME",
         help="torch device that trains and measures: cpu, cuda, cuda:1 or auto (default: FILE's)",
     )
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     from slimfleet.simulation.progress import GridProgress
 
     experiment, out = read_experiment(arguments.experiment), arguments.out
-    if arguments.device is not None:
-        experiment = msgspec.structs.replace(experiment, device=arguments.device)
+    if arguments.torch_device is not None:
+        experiment = msgspec.structs.replace(experiment, torch_device=arguments.torch_device)
     grid = Grid(experiment, arguments.experiment.parent, out)
     if grid.holds_results() and not arguments.resume:
         raise ConfigError(

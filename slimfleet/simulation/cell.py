@@ -278,7 +278,7 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s %(message)s")
     order = msgspec.convert(json.load(sys.stdin), Order)
     try:
-        with computing_on(order.experiment.device):
+        with computing_on(order.experiment.torch_device):
             play(order)
     except BAD_INPUT as error:
         say(Said(kind="refused", detail=str(error)))

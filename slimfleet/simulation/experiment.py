@@ -58,7 +58,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         widest: widest training widths, dealt to the devices in turn.
         riders: kinds of riders, see `slimfleet.simulation.riders`; the last devices are these.
         campaign: the settings of a server's campaign, without fleet and seed.
-        device: torch device that trains and measures, see `slimmable.torch_device`.
+        torch_device: that trains and measures, see `slimmable.torch_device`.
     """
 
     data: DataSection
@@ -68,7 +68,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seeds: tuple[int, ...] = (0,)
     widest: tuple[float, ...] = (1.0,)
     riders: tuple[str, ...] = ()
-    device: str = CPU
+    torch_device: str = CPU
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def fingerprint(experiment: Experiment, cell: Cell) -> str:
         experiment, partitions=(cell.partition,), devices=(cell.devices,), seeds=(cell.seed,)
     )
     given = msgspec.to_builtins(alone)
-    del given["device"]
+    del given["torch_device"]
     text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -61,10 +61,10 @@ class Grid:
             SettingsError, SamplesError, PartitionError: the input is at fault.
             TorchDeviceError: there is no such torch device.
         """
-        if self._experiment.device != CPU:  # loading torch takes seconds
+        if self._experiment.torch_device != CPU:  # loading torch takes seconds
             from slimmable.torch_device import find_torch_device
 
-            find_torch_device(self._experiment.device)
+            find_torch_device(self._experiment.torch_device)
         samples, test = read_data(self._experiment, self._base)
         for cell in self.cells:
             settings_of(self._experiment, cell)

@@ -128,7 +128,7 @@ def test_a_result_of_another_experiment_is_not_kept(folder):
     assert fingerprint(experiment, first) != fingerprint(other, first)
     assert fingerprint(experiment, first) == fingerprint(longer, first)
     assert len(cells(longer)) == 4
-    moved = msgspec.structs.replace(experiment, device="cuda")
+    moved = msgspec.structs.replace(experiment, torch_device="cuda")
     assert fingerprint(experiment, first) == fingerprint(moved, first)
 
 
@@ -142,19 +142,19 @@ def test_the_data_of_a_cell_is_dealt_without_overlap(folder):
 
 
 def test_the_command_line_overrides_the_torch_device_of_the_file(folder, capsys):
-    assert simulate(folder, "--device", NOT_THERE) == 4
+    assert simulate(folder, "--torch-device", NOT_THERE) == 4
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"device = '{NOT_THERE}': torch" in line
+    assert f"torch_device = '{NOT_THERE}': torch" in line
     assert not (folder / "out").exists()
-    changed(folder, "seeds = [0]", f'seeds = [0]\ndevice = "{NOT_THERE}"')
-    assert simulate(folder, "--device", "cpu", "--workers", "1") == 0
+    changed(folder, "seeds = [0]", f'seeds = [0]\ntorch_device = "{NOT_THERE}"')
+    assert simulate(folder, "--torch-device", "cpu", "--workers", "1") == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a GPU here")
 def test_without_a_gpu_auto_is_the_cpu_to_the_last_bit(folder):
     out, found = folder / "out", []
     for name in ("cpu", "auto"):
-        assert simulate(folder, "--device", name, "--workers", "2") == 0
+        assert simulate(folder, "--torch-device", name, "--workers", "2") == 0
         found.append([(out / table).read_bytes() for table in ("devices.csv", "widths.csv")])
         shutil.rmtree(out)
     assert found[0] == found[1]
@@ -165,7 +165,7 @@ def test_a_cell_is_played_on_the_torch_device_of_its_experiment(folder, monkeypa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     played_on = []
     monkeypatch.setattr(cell, "play", lambda order: played_on.append(torch_device()))
-    changed(folder, "seeds = [0]", 'seeds = [0]\ndevice = "cuda:1"')
+    changed(folder, "seeds = [0]", 'seeds = [0]\ntorch_device = "cuda:1"')
     order = cell.Order(
         experiment=read_experiment(folder / "experiment.toml"),
         partition="homogeneous",
@@ -207,8 +207,12 @@ def test_a_killed_cell_is_named_and_the_finished_ones_are_kept(folder, monkeypat
         ("devices = [3]", "devices = [90]", "leaves one of 90 devices with 1, and 10"),
         ("seeds = [0]", "seeds = [0, 0]", "seeds names one of its entries twice"),
         ("seeds = [0]", "seeds = [-1]", "must not be below 0"),
-        ("seeds = [0]", 'seeds = [0]\ndevice = "gpu"', "device = 'gpu': no such torch device"),
-        ("seeds = [0]", f'seeds = [0]\ndevice = "{NOT_THERE}"', f"'{NOT_THERE}': torch"),
+        (
+            "seeds = [0]",
+            'seeds = [0]\ntorch_device = "gpu"',
+            "torch_device = 'gpu': no such torch device",
+        ),
+        ("seeds = [0]", f'seeds = [0]\ntorch_device = "{NOT_THERE}"', f"'{NOT_THERE}': torch"),
         ("seeds = [0]", "seed = [0]", "unknown key 'seed': did you mean 'seeds'"),
         ("0.5]\nriders", "0.1]\nriders", "widest: 0.1 must be from 0.5 to 1"),
         ('["zero"]', '["lazy"]', "no rider 'lazy'"),
