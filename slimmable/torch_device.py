@@ -77,7 +77,7 @@ def find_torch_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= found:
         raise TorchDeviceError(
-            f"torch_device = {name!r}: torch {torch.__version__} finds {found} GPUs on this machine,"
-            " the first is cuda:0; use 'cpu' or 'auto', or install a torch with CUDA and the driver"
+            f"torch_device = {name!r}: torch {torch.__version__} finds {found} GPUs here, the first"
+            " is cuda:0; use 'cpu' or 'auto', or install a torch with CUDA and the driver"
         )
     return device
