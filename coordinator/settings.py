@@ -1,24 +1,17 @@
 """What an operator may set about a campaign: read from TOML, kept in the journal."""
 
-import math
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
 
 from broker.messages import TrainingSettings
+from coordinator.settings_checks import SettingsError as SettingsError  # noqa: PLC0414
+from coordinator.settings_checks import check_settings
 from slimmable.training_rule import TrainingRule, WidthRule
-from slimmable.width import WidthError, WidthGrid
 
 MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
 DAY_S = 86400.0
-OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
-
-
-class SettingsError(ValueError):
-    """The settings contradict themselves. Change the setting that the message names."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -224,159 +217,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             SettingsError: they contradict each other; the message names the setting.
         """
-        if self.secure_aggregation:
-            raise SettingsError(
-                "secure_aggregation hides the single updates that contributions and rewards need:"
-                " the two are exclusive; set secure_aggregation = false"
-            )
-        for name, number in _numbers(msgspec.to_builtins(self)):
-            if not math.isfinite(number):
-                raise SettingsError(f"{name} = {number} must be a finite number")
-        for name, widths in (("widths", self.widths), ("rewards.ladder", self.rewards.ladder)):
-            try:
-                WidthGrid(widths)
-            except WidthError as error:
-                raise SettingsError(f"{name}: {error}") from error
-        positive = {
-            "rounds.budget": self.rounds.budget,
-            "rounds.quorum": self.rounds.quorum,
-            "rounds.min_devices": self.rounds.min_devices,
-            "rounds.deadline_s": self.rounds.deadline_s,
-            "training.steps": self.training.steps,
-            "training.batch_size": self.training.batch_size,
-            "training.learning_rate": self.training.learning_rate,
-            "training.round_decay": self.training.round_decay,
-            "presence.heartbeat_s": self.presence.heartbeat_s,
-            "contributions.coalitions": self.contributions.coalitions,
-            "telemetry_days": self.telemetry_days,
-            "rewards.min_trainers": self.rewards.min_trainers,
-            "rewards.significance": self.rewards.significance,
-            "rewards.aversion": self.rewards.aversion,
-            "contributions.decay": self.contributions.decay,
-            "rounds.patience": self.rounds.patience,
-            "rounds.failures_limit": self.rounds.failures_limit,
-            "width_policy.time_share": self.width_policy.time_share,
-            "width_policy.memory_share": self.width_policy.memory_share,
-            "presence.late_after": self.presence.late_after,
-            "releases.valid_days": self.releases.valid_days,
-            "releases.attempts": self.releases.attempts,
-        }
-        for name, value in positive.items():
-            if value <= 0:
-                raise SettingsError(f"{name} = {value} must be above 0")
-        self._check_bounds()
+        check_settings(self)
         self.training_rule()
         return self
-
-    def _check_bounds(self) -> None:
-        not_negative = {
-            "seed": self.seed,
-            "training.epochs": self.training.epochs,
-            "training.momentum": self.training.momentum,
-            "training.weight_decay": self.training.weight_decay,
-            "rounds.minimum": self.rounds.minimum,
-            "rounds.gather_s": self.rounds.gather_s,
-            "rounds.release_every": self.rounds.release_every,
-            "rounds.retry_s": self.rounds.retry_s,
-            "rewards.cutoff": self.rewards.cutoff,
-            "rewards.proof": self.rewards.proof,
-            "rewards.sharing": self.rewards.sharing,
-            "contributions.trim": self.contributions.trim,
-            "contributions.novelty": self.contributions.novelty,
-            "contributions.widths": self.contributions.widths,
-            "contributions.alone_steps": self.contributions.alone_steps,
-            "presence.grace_s": self.presence.grace_s,
-            "releases.delivery_s": self.releases.delivery_s,
-        }
-        for name, number in not_negative.items():
-            if number < 0:
-                raise SettingsError(f"{name} = {number} must not be below 0")
-        if self.training.momentum >= 1:
-            raise SettingsError(f"training.momentum = {self.training.momentum} must be below 1")
-        if self.training.round_decay > 1:
-            raise SettingsError(
-                f"training.round_decay = {self.training.round_decay} must be at most 1"
-            )
-        for name, share in (
-            ("time_share", self.width_policy.time_share),
-            ("memory_share", self.width_policy.memory_share),
-        ):
-            if share > 1:
-                raise SettingsError(f"width_policy.{name} = {share} must be at most 1")
-        self._check_evaluator()
-        self._check_rewards()
-        if self.presence.offline_after < self.presence.late_after:
-            raise SettingsError(
-                f"presence.offline_after = {self.presence.offline_after} must not be below"
-                f" presence.late_after = {self.presence.late_after}"
-            )
-        if not 1024 <= self.block_size <= 262144:
-            raise SettingsError(f"block_size = {self.block_size} must be in 1024..262144")
-        size = len(msgspec.msgpack.encode(self.options))
-        if size > OPTIONS_LIMIT:
-            raise SettingsError(
-                f"options are {size} bytes, at most {OPTIONS_LIMIT} travel in a task:"
-                " let the model's function know the rest"
-            )
-
-    def _check_evaluator(self) -> None:
-        chosen = self.contributions
-        if chosen.trim >= 0.5:
-            raise SettingsError(
-                f"contributions.trim = {chosen.trim} must be below 0.5: it is cut off at both ends"
-            )
-        if chosen.evaluator == "devices" and chosen.alone_steps:
-            raise SettingsError(
-                "contributions.alone_steps needs validation data on the server, which evaluator ="
-                ' "devices" does without: set alone_steps = 0'
-            )
-
-    def _check_rewards(self) -> None:
-        rewards, ladder = self.rewards, self.rewards.ladder
-        for name, share in (
-            ("contributions.decay", self.contributions.decay),
-            ("rewards.sharing", rewards.sharing),
-        ):
-            if share > 1:
-                raise SettingsError(f"{name} = {share} must be at most 1")
-        if rewards.basis == "assessment" and not self.contributions.alone_steps:
-            raise SettingsError(
-                'rewards.basis = "assessment" needs an assessment: set contributions.alone_steps to'
-                " about training.steps times rounds.budget"
-            )
-        if rewards.significance >= 1:
-            raise SettingsError(f"rewards.significance = {rewards.significance} must be below 1")
-        if rewards.inference_only_width not in (0.0, *ladder):
-            raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")
-        if rewards.first_entitlement not in (0.0, *self.widths):
-            raise SettingsError(
-                f"rewards.first_entitlement = {rewards.first_entitlement} must be 0 or one of the"
-                f" widths {self.widths}"
-            )
-        for device, cap in rewards.caps.items():
-            if not 0 <= cap <= 1:
-                raise SettingsError(f"rewards.caps: {cap} for {device} must be a width, 0 to 1")
-        self._check_tiers()
-
-    def _check_tiers(self) -> None:
-        tiers, ladder = self.rewards.tiers, self.rewards.ladder
-        if (self.rewards.rule == "tiers") != bool(tiers):
-            raise SettingsError(
-                f'rewards.tiers has {len(tiers)} tiers with rewards.rule = "{self.rewards.rule}":'
-                ' the rule "tiers" needs at least one, such as [0.5, 0.25], and no other has any'
-            )
-        for least, width in tiers:
-            if least < 0 or width not in ladder:
-                raise SettingsError(
-                    f"rewards.tiers: [{least}, {width}] must be a share of at least 0 and a width"
-                    f" of rewards.ladder {ladder}"
-                )
-        for (least, width), (more, wider) in pairwise(tiers):
-            if more <= least or wider < width:
-                raise SettingsError(
-                    f"rewards.tiers: [{more}, {wider}] after [{least}, {width}] must have a larger"
-                    " share, and a width that is not narrower"
-                )
 
     def training_rule(self) -> TrainingRule:
         """Return the rule of local training.
@@ -401,18 +244,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         known = msgspec.structs.asdict(self.training)
         return {name: one for name, one in known.items() if name not in ("epochs", "round_decay")}
-
-
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number in plain data with its dotted name."""
-    if isinstance(value, int | float):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _numbers(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _numbers(part, name)
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:
