@@ -34,9 +34,9 @@ from slimmable.training_rule import WidthRule
 
 # A width that is not trained itself is worse than a narrower one that is: what is trained is what
 # is offered, more densely where accuracy changes faster.
-GRID = tuple(n / 32 for n in (*range(2, 17), 18, 20, 24, 28, 32))
+GRID = tuple(n / 32 for n in (*range(1, 17), 18, 20, 24, 28, 32))
 # The narrowest and the full width in every step, and one drawn from those between: ordered dropout
-# would train the full width in one step of twenty.
+# would train the full width in one step of twenty-one.
 RULE, BETWEEN = WidthRule.SANDWICH, 1
 COALITIONS = 12  # models that are measured for the contributions of a round
 MEASURED_WIDTHS = 3  # of each
