@@ -29,20 +29,25 @@ def samples(count, seed):
     return Samples(x.astype(np.float32), y.astype(np.int64), np.arange(count))
 
 
-@pytest.fixture(scope="module")
-def outcomes():
-    own = [samples(60, seed) for seed in range(4)]
-    judge = Judge(
+OWN = [samples(60, seed) for seed in range(4)]
+
+
+def judge(basis="ledger"):
+    return Judge(
         Validation.of(samples(90, 50)),
         samples(90, 51),
         "exact-shapley",
         32,
-        Rewards(ladder=(0.5, 1.0)),
+        Rewards(ladder=(0.5, 1.0), basis=basis),
         decay=1.0,
     )
+
+
+@pytest.fixture(scope="module")
+def outcomes():
     cells = [Cell("homogeneous", 0, (kind,)) for kind in ("zero", "replayed-delta")]
     cells.append(Cell("imbalanced(0.8, 1)", 0, ("label-noise", "tiny-data")))
-    return [one for cell in cells for one in run_cell(cell, PLAN, own, judge, (0, 1))]
+    return [one for cell in cells for one in run_cell(cell, PLAN, OWN, judge(), (0, 1))]
 
 
 def rider(outcomes, kind, novelty):
@@ -72,6 +77,15 @@ def test_honest_devices_get_a_release_and_the_tables_say_so(outcomes):
     # Campaigns with several kinds show up in no detection figure: they are no fair null.
     assert len(detection_table(outcomes).rows) == 4
     assert goals(outcomes)[0].measured == 0
+
+
+def test_by_assessment_only_what_a_device_has_learnt_alone_counts():
+    cell = Cell("homogeneous", 0, ("zero", "label-noise"))
+    [found] = run_cell(cell, PLAN, OWN, judge("assessment"), (1,))
+    shares = {one.kind: one.share for one in found.riders}
+    assert shares["zero"] == pytest.approx(0, abs=1e-12)
+    assert shares["label-noise"] < 0.5 < min(found.shares.values())
+    assert not found.demoted
 
 
 def test_recorded_rounds_know_the_changes_before_them():
