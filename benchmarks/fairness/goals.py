@@ -88,7 +88,7 @@ def _top(mine: Sequence[measures.Figures]) -> Goal:
 def _gain(cells: Sequence[Cell], mine: Sequence[measures.Figures]) -> Goal:
     found = mean_of([one.mean_gain for one in mine])
     most, who = _extreme(cells, FAIR_BASELINES, "mean_gain", largest=True)
-    bound = mean_of([_with_half_the_spread(cell) for cell in cells])
+    bound = mean_of([most_with_equal_gains(cell) for cell in cells])
     assert found is not None
     assert bound is not None
     said = (
@@ -98,8 +98,8 @@ def _gain(cells: Sequence[Cell], mine: Sequence[measures.Figures]) -> Goal:
     return Goal(NAMES[3], found >= most, said, bound >= most)
 
 
-def _with_half_the_spread(cell: Cell) -> float:
-    """Return the largest mean gain of rewards that meet the goal of equal gains as well."""
+def most_with_equal_gains(cell: Cell) -> float:
+    """Return the largest mean gain of any rewards that meet the goal of equal gains as well."""
     known = [method for method in BASELINES if method in cell["methods"]]
     least = min(measures.figures(cell, method).gain_spread for method in known)
     c = measures.contributions(cell)

@@ -13,6 +13,7 @@ from benchmarks.fairness.experiment import commit
 from benchmarks.fairness.goals import NAMES, Goal, goals
 from benchmarks.fairness.measures import Figures, mean_of, spread_of
 from benchmarks.fairness.runner import read_cells, read_tuning
+from benchmarks.fairness.summary import summary
 from benchmarks.results import Table, table_lines
 
 Cell = Mapping[str, Any]
@@ -63,6 +64,7 @@ def write_all(results: Path, command: str) -> str:
     parts += [_widths_text(honest), _goals_text(honest)]
     text = "\n\n".join(parts) + "\n"
     (results / "tables.txt").write_text(text)
+    (results / "summary.md").write_text(summary(honest))
     _write_csv(results / "participants.csv", header, _participants(cells))
     _write_csv(results / "methods.csv", header, _methods(cells))
     _write_csv(results / "widths.csv", header, _widths(cells))

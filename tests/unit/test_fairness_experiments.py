@@ -327,6 +327,10 @@ def test_the_report_holds_all_tables_the_command_and_the_commit(tmp_path, found,
         lines = (tmp_path / name).read_text().splitlines()
         assert lines[0].startswith("# python -m benchmarks.fairness")
         assert len(lines) > 3
+    rows = (tmp_path / "summary.md").read_text().splitlines()
+    assert len(rows) == 3  # the rider's table is none of it
+    assert rows[2].startswith("| fashion-mnist, homogeneous, 3 (1) | ")
+    assert len({row.count("|") for row in rows}) == 1
     assert {"rewards.png", "widths.png"} <= {file.name for file in tmp_path.iterdir()}
 
 
