@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.recorded_rounds import Member, Plan, RecordedRound, evidence_of, record, trained
+from benchmarks.free_rider_alone import account, accuracy, alone_model
+from benchmarks.recorded_rounds import Member, Plan, RecordedRound, evidence_of, record
 from coordinator.aggregation import steps_of
 from coordinator.claims import Claim
 from coordinator.contribution.counter_tests import COUNTER_TESTS, Uploads
@@ -14,14 +15,12 @@ from coordinator.contribution.flat_steps import FlatSteps, class_rows
 from coordinator.contribution.ledger import Ledger, Total
 from coordinator.contribution.methods import estimate
 from coordinator.curve import score_curve
-from coordinator.measuring import Validation, block_shares, outputs_per_width
+from coordinator.measuring import Validation, outputs_per_width
 from coordinator.rewards import Allocation, allocate
 from coordinator.settings import Rewards
 from journal.events import Contribution, CurvePoint
-from slimfleet.simulation.riders import RIDERS, Rider
-from slimmable.evaluation import initial_state, outputs
+from slimmable.evaluation import initial_state
 from slimmable.samples import Samples
-from slimmable.slicing import slice_state
 from slimmable.state import ModelState
 
 # Of riders by kind, and of honest devices; one number a round and device.
@@ -134,39 +133,23 @@ def run_cell(
     accuracies = _Accuracies(plan, recording.final, judge.test)
     tests = _counter_tests(plan, recording.rounds, kinds)
     untrained = accuracy(plan, initial_state(plan.model, plan.seed), 1.0, judge.test)
-    own_models = {rider.device: _alone(plan, rider) for rider in riders}
+    own_models = {rider.device: alone_model(plan, rider) for rider in riders}
     alone = {device: accuracy(plan, state, 1.0, judge.test) for device, state in own_models.items()}
     assessed = {}
     if judge.policy.basis == "assessment":
-        own_models |= {member.device: _alone(plan, member) for member in honest}
-        assessed = {d: _assessed(plan, state, judge) for d, state in own_models.items()}
+        own_models |= {member.device: alone_model(plan, member) for member in honest}
+        assessed = {d: account(plan, one, judge.validation) for d, one in own_models.items()}
     found = []
     for novelty in novelties:
         given, judged = _judged(
             recording.rounds, plan, untrained, curve, judge, kinds, novelty, assessed
         )
         last = {reward.device: reward for reward in given[-1].rewards}
-        weakest = min((last[member.device] for member in honest), key=lambda one: one.share)
-        outcomes = tuple(
-            RiderOutcome(
-                kind,
-                last[device].share,
-                last[device].width,
-                weakest.width,
-                last[device].share < weakest.share,
-                accuracies[last[device].width] - alone[device] if last[device].width else 0.0,
-                accuracies[1.0] - alone[device],
-                _detected(
-                    [reward.width for g in given for reward in g.rewards if reward.device == device]
-                ),
-            )
-            for device, kind in kinds.items()
-        )
         found.append(
             Outcome(
                 cell,
                 novelty,
-                outcomes,
+                _rider_outcomes(given, kinds, [one.device for one in honest], accuracies, alone),
                 {**judged, **tests},
                 {member.device: last[member.device].share for member in honest},
                 tuple(m.device for m in honest if not last[m.device].width),
@@ -174,6 +157,32 @@ def run_cell(
             )
         )
     return found
+
+
+def _rider_outcomes(
+    given: Sequence[Allocation],
+    kinds: Mapping[str, str],
+    honest: Sequence[str],
+    accuracies: Mapping[float, float],
+    alone: Mapping[str, float],
+) -> tuple[RiderOutcome, ...]:
+    """Return what became of each rider, of the allocations after every round."""
+    widths = [{reward.device: reward.width for reward in one.rewards} for one in given]
+    last = {reward.device: reward for reward in given[-1].rewards}
+    weakest = min((last[device] for device in honest), key=lambda one: one.share)
+    return tuple(
+        RiderOutcome(
+            kind,
+            last[device].share,
+            last[device].width,
+            weakest.width,
+            last[device].share < weakest.share,
+            accuracies[last[device].width] - alone[device] if last[device].width else 0.0,
+            accuracies[1.0] - alone[device],
+            _detected([one[device] for one in widths]),
+        )
+        for device, kind in kinds.items()
+    )
 
 
 def _judged(
@@ -209,12 +218,6 @@ def _judged(
     return given, suspicions
 
 
-def accuracy(plan: Plan, state: ModelState, width: float, test: Samples) -> float:
-    """Return the accuracy of a sub-model of a full state; the network keeps no statistics."""
-    said = outputs(plan.model, width, slice_state(state, plan.model.spec, width), test.x)
-    return plan.model.task.score(said, test.y)
-
-
 def _curve(plan: Plan, state: ModelState, judge: Judge, seed: int) -> tuple[CurvePoint, ...]:
     data = judge.validation.samples
     said = outputs_per_width(plan.model, state, judge.policy.ladder, judge.validation)
@@ -232,32 +235,6 @@ class _Accuracies(dict[float, float]):
     def __missing__(self, width: float) -> float:
         self[width] = self._measure(width)
         return self[width]
-
-
-def _alone(plan: Plan, member: Member) -> ModelState:
-    """Return what a device reaches without the fleet: a forger has no data and trains nothing."""
-    kind = RIDERS.get(member.rider, Rider("honest"))
-    state = initial_state(plan.model, plan.seed)
-    if kind.forge is not None:
-        return state
-    rng = np.random.default_rng((plan.seed, 99))
-    data = kind.samples(member.samples, len(plan.model.task.classes), rng)
-    for number in range(1, plan.rounds + 1):
-        state = trained(plan, state, data, rng, number)
-    return state
-
-
-def _assessed(plan: Plan, state: ModelState, judge: Judge) -> tuple[Total, float]:
-    """Return a device's account and score by what its own model scores on the server's data."""
-    model, data = plan.model, judge.validation.samples
-    scores, before = (
-        model.task.sample_scores(
-            outputs_per_width(model, one, (1.0,), judge.validation)[1.0], data.y
-        )
-        for one in (state, initial_state(model, plan.seed))
-    )
-    blocks = block_shares(data, model.task) @ scores - before.mean()
-    return Total(float(blocks.mean()), tuple(blocks.tolist()), 1), float(scores.mean())
 
 
 def _entries(
