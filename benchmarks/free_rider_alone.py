@@ -13,7 +13,7 @@ from slimmable.state import ModelState
 
 
 def alone_model(plan: Plan, member: Member) -> ModelState:
-    """Return what a device makes of the initial weights; a forger has no data and trains nothing."""
+    """Return what a device makes of the initial weights; a forger trains nothing."""
     kind = RIDERS.get(member.rider, Rider("honest"))
     state = initial_state(plan.model, plan.seed)
     if kind.forge is not None:
