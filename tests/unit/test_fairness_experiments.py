@@ -307,6 +307,25 @@ def test_the_correlation_is_no_goal_where_contributions_outspan_the_ladder():
     assert "Spearman" in goal.said
 
 
+def test_equal_rewards_miss_the_correlation_only_where_contributions_differ_beyond_their_noise():
+    equal = dict.fromkeys(EQUAL, (0.9, 0.9, 0.9))
+    assert goals([cell_with((0.7, 0.74, 0.8), equal)], "aequa")[0].met is False
+    noisy = cell_with((0.7, 0.7, 0.7), equal)
+    noisy["contributions"] = [[0.7, 0.71, 0.69], [0.7, 0.69, 0.71]]
+    goal = goals([noisy], "aequa")[0]
+    assert goal.met is None
+    assert "differ by less than their noise" in goal.said
+
+
+def test_a_goal_that_another_goal_or_noise_leaves_no_room_for_is_called_out_of_reach():
+    unequal = EQUAL | {"cgsv": (0.9, 0.9, 0.9)}  # gains most by giving everybody everything
+    reachable = [goal.reachable for goal in goals([cell_with((0.6, 0.74, 0.88), unequal)], "aequa")]
+    assert reachable == [True, True, True, False]
+    noisy = cell_with((0.7, 0.7, 0.7), EQUAL)
+    noisy["contributions"] = [[0.8, 0.7, 0.6], [0.6, 0.7, 0.8]]
+    assert not goals([noisy], "aequa")[1].reachable
+
+
 def test_who_receives_no_release_keeps_its_own_model():
     cell = cell_with((0.7, 0.74, 0.8), EQUAL | {"aequa": (None, 0.84, 0.9)})
     assert measures.rewards(cell, "aequa")[0] == pytest.approx(70.1)
