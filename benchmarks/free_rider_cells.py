@@ -129,21 +129,26 @@ def run_cell(
     riders = [Member(f"rider-{kind}", own[-1], kind) for kind in cell.kinds]
     recording = record(plan, [*honest, *sorted(riders, key=lambda member: member.device)])
     kinds = {rider.device: rider.rider for rider in riders}
-    curve = _curve(plan, recording.final, judge, cell.seed)
+    after = [*(closed.base for closed in recording.rounds[1:]), recording.final]
     accuracies = _Accuracies(plan, recording.final, judge.test)
     tests = _counter_tests(plan, recording.rounds, kinds)
-    untrained = accuracy(plan, initial_state(plan.model, plan.seed), 1.0, judge.test)
     own_models = {rider.device: alone_model(plan, rider) for rider in riders}
     alone = {device: accuracy(plan, state, 1.0, judge.test) for device, state in own_models.items()}
     assessed = {}
     if judge.policy.basis == "assessment":
         own_models |= {member.device: alone_model(plan, member) for member in honest}
         assessed = {d: account(plan, one, judge.validation) for d, one in own_models.items()}
+    data = judge.validation.samples
+    played = _Played(
+        recording.rounds,
+        _curve(plan, recording.final, judge, cell.seed),
+        accuracy(plan, initial_state(plan.model, plan.seed), 1.0, data),
+        [accuracy(plan, state, 1.0, data) for state in after],
+        assessed,
+    )
     found = []
     for novelty in novelties:
-        given, judged = _judged(
-            recording.rounds, plan, untrained, curve, judge, kinds, novelty, assessed
-        )
+        given, judged = _judged(played, plan, judge, kinds, novelty)
         last = {reward.device: reward for reward in given[-1].rewards}
         found.append(
             Outcome(
@@ -185,23 +190,34 @@ def _rider_outcomes(
     )
 
 
+@dataclass(frozen=True)
+class _Played:
+    """What a campaign leaves to be judged.
+
+    Attributes:
+        curve: over width, after the last round.
+        untrained, scores: of the initial weights, and at full width after each round.
+        assessed: device -> account and score by assessment; empty where the ledger counts.
+    """
+
+    rounds: Sequence[RecordedRound]
+    curve: Sequence[CurvePoint]
+    untrained: float
+    scores: Sequence[float]
+    assessed: Mapping[str, tuple[Total, float]]
+
+
 def _judged(
-    rounds: Sequence[RecordedRound],
-    plan: Plan,
-    untrained: float,
-    curve: Sequence[CurvePoint],
-    judge: Judge,
-    kinds: Mapping[str, str],
-    novelty: int,
-    assessed: Mapping[str, tuple[Total, float]],
+    played: _Played, plan: Plan, judge: Judge, kinds: Mapping[str, str], novelty: int
 ) -> tuple[list[Allocation], dict[str, Suspicions]]:
     """Return what everybody would have got after each round, and worth as a suspicion.
 
     The curve is that of the last round throughout: it has no say in who gets nothing.
     """
     ledger, given = Ledger(decay=judge.decay), []
+    progress: list[tuple[float, float]] = []
     suspicions: dict[str, Suspicions] = {SCORE: ({}, []), ACCOUNT: ({}, [])}
-    for closed in rounds:
+    for closed, reached in zip(played.rounds, played.scores, strict=True):
         evidence, _ = evidence_of(plan, closed, judge.validation, novelty=novelty)
         rng = np.random.default_rng((plan.seed, closed.number))
         scores = estimate(judge.method, evidence, judge.coalitions, rng)
@@ -210,11 +226,15 @@ def _judged(
         for test, worth in ((SCORE, scores.scores), (ACCOUNT, totals)):
             size = sum(map(abs, worth.values())) or 1.0
             _noted(suspicions[test], {d: -value / size for d, value in worth.items()}, kinds)
+        made = sum(scores.scores.values()) + (progress[-1][0] if progress else 0.0)
+        progress.append((made, reached))
         claims = [
-            Claim(device, *assessed[device]) if assessed else Claim(device, total)
+            Claim(device, *played.assessed[device]) if played.assessed else Claim(device, total)
             for device, total in ledger.totals.items()
         ]
-        given.append(allocate(claims, curve, judge.policy, untrained))
+        given.append(
+            allocate(claims, played.curve, judge.policy, played.untrained, tuple(progress))
+        )
     return given, suspicions
 
 

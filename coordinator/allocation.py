@@ -63,7 +63,8 @@ def _allocation(state: Campaign, *, releasing: bool) -> Allocation | None:
     if found is None:
         return None
     claims, ladder, note = found
-    allocation = allocate(claims, ladder, settings_of(state).rewards, state.untrained)
+    policy = settings_of(state).rewards
+    allocation = allocate(claims, ladder, policy, state.untrained, state.progress)
     return replace(allocation, note="; ".join(filter(None, (note, allocation.note))))
 
 

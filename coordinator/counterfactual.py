@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from coordinator.claims import Claim
 from coordinator.contribution.ledger import Total
+from coordinator.learning_curve import Progress
 from coordinator.rewards import allocate, reward_ladder
 from coordinator.settings import Rewards
 from journal.events import CurvePoint, Reward
@@ -26,6 +27,7 @@ class Case:
     curve: Sequence[CurvePoint]
     policy: Rewards
     untrained: float
+    rounds: Progress = ()
 
     def reward(self, device: str, contribution: float | None = None) -> Reward:
         """Return what a device gets, with another contribution where one is given."""
@@ -35,8 +37,8 @@ class Case:
             else claim
             for claim in self.claims
         ]
-        rewards = allocate(claims, self.curve, self.policy, self.untrained).rewards
-        return next(reward for reward in rewards if reward.device == device)
+        found = allocate(claims, self.curve, self.policy, self.untrained, self.rounds)
+        return next(reward for reward in found.rewards if reward.device == device)
 
     def _changed(self, claim: Claim, contribution: float) -> Claim:
         own, blocks = claim.contribution, claim.total.blocks if claim.sound else ()

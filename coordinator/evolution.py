@@ -4,6 +4,7 @@ Nothing here decides. A replay of the journal through `evolve` gives the state o
 server stopped, and `coordinator.rounds` goes on from there.
 """
 
+import math
 from collections import Counter
 from typing import Any, TypeVar
 
@@ -217,6 +218,7 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         weights_round=event.round,
         trained_rounds=state.trained_rounds + 1,
         **_measured(state, current, event),
+        progress=(*state.progress, *_progress(state, event)),
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
         ledger=state.ledger.entered(event.round, event.contributions),
@@ -224,6 +226,14 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         since=at,
         work_failures=0,
     )
+
+
+def _progress(state: Campaign, event: e.RoundScored) -> list[tuple[float, float]]:
+    """Return how far the network has come with a round; nothing where it was not measured."""
+    before = state.progress[-1][0] if state.progress else 0.0
+    made = math.fsum(one.score for one in event.contributions)
+    found = (before + made, event.curve[-1].score if event.curve else math.nan)
+    return [found] if all(map(math.isfinite, found)) else []
 
 
 def _measured(state: Campaign, current: Round, event: e.RoundScored) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _so_far(state: Campaign) -> _Decision:
     case = _case(state, releasing=True)
     if case is None:
         return _Decision("so far", state, state.weights_round)
-    found = allocate(case.claims, case.curve, case.policy, case.untrained)
+    found = allocate(case.claims, case.curve, case.policy, case.untrained, case.rounds)
     return _Decision("so far", state, state.weights_round, found.rule, found.note, found.rewards)
 
 
@@ -194,7 +194,7 @@ def _case(state: Campaign, *, releasing: bool) -> Case | None:
     if found is None or state.settings is None:
         return None
     claims, ladder, _ = found
-    return Case(claims, ladder, state.settings.rewards, state.untrained)
+    return Case(claims, ladder, state.settings.rewards, state.untrained, state.progress)
 
 
 def _explained(

@@ -146,6 +146,8 @@ class Campaign:
     Attributes:
         started_at: when the server last started.
         trained_rounds: how many were aggregated; the budget counts these.
+        progress: of each scored round that measured, the sum of all contributions so far, and the
+            score at full width; see `coordinator.learning_curve`.
         release_round: ``trained_rounds`` at the last release.
         inference_bytes: reward width -> least memory that running it takes.
         assessed: whether the assessment round is over.
@@ -169,6 +171,7 @@ class Campaign:
     weights: str = ""
     weights_round: int = 0
     trained_rounds: int = 0
+    progress: tuple[tuple[float, float], ...] = ()
     untrained: float = 0.0
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None

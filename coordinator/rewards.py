@@ -3,8 +3,8 @@
 1. The ladder: the offered widths by their fitted scores; of equal scores the widest stands for all.
 2. The cut-off: whoever is below it receives no release.
 3. Ties: devices whose contributions do not differ significantly get one width.
-4. Worth: contributions as scores (c_i), or what the devices' own models scored where all of them
-   were measured.
+4. Worth: contributions as scores (c_i) by the network's own learning curve, or what the devices'
+   own models scored where all of them were measured.
 5. The rule (`coordinator.reward_rules`): a target for each group of tied devices, and the score of
    the ladder that it gets. Equal gain solves the ladder exactly (`coordinator.grid_allocation`).
 
@@ -34,6 +34,7 @@ import msgspec
 
 from coordinator import claims as c
 from coordinator.claims import Claim
+from coordinator.learning_curve import Progress, learning_curve, worth
 from coordinator.reward_rules import TOLERANCE, Grant, Group, grant, round_down
 from coordinator.settings import Rewards
 from journal.events import CurvePoint, Reward
@@ -79,30 +80,36 @@ def score_values(
     untrained: float,
     trained: float,
     average: Sequence[str] | None = None,
+    rounds: Progress = (),
 ) -> dict[str, float]:
-    """Express contributions in score units.
+    """Express contributions in score units; see `coordinator.learning_curve`.
 
-    c_i = a_0 + (a_T - a_0) * Phi_i / mean(Phi): a device that gave nothing is worth the untrained
-    model's score a_0, and the average device the trained model's a_T. The mean is over what is
-    above 0 (`coordinator.claims.average`); if nothing is, all get a_0. The contributions are
-    measured on the loss: where it fell and the score did not rise, more of it is not worth less, so
-    all get a_0.
+    A device that gave nothing is worth the untrained model's score, and the average device the
+    trained model's. The mean is over what is above 0 (`coordinator.claims.average`); if nothing is,
+    all get the untrained model's. Where the loss fell and the score did not rise, more is not worth
+    less, so all get that as well.
 
     Args:
         contributions: device -> accumulated score.
-        untrained: a_0.
-        trained: a_T.
+        untrained: score of the initial weights.
+        trained: that of the widest width on offer.
         average: the devices that the mean is of; all where None.
+        rounds: progress and score after each round, see `coordinator.learning_curve`.
     """
     among = {device: contributions[device] for device in average or contributions}
-    mean, rise = c.average(among), max(0.0, trained - untrained)
+    mean = c.average(among)
     if mean <= 0:
         return dict.fromkeys(contributions, untrained)
-    return {device: untrained + rise * score / mean for device, score in contributions.items()}
+    points = learning_curve(untrained, trained, rounds)
+    return {device: worth(score / mean, points) for device, score in contributions.items()}
 
 
 def allocate(
-    claims: Sequence[Claim], curve: Sequence[CurvePoint], policy: Rewards, untrained: float
+    claims: Sequence[Claim],
+    curve: Sequence[CurvePoint],
+    policy: Rewards,
+    untrained: float,
+    rounds: Progress = (),
 ) -> Allocation:
     """Return each device's reward width; see the module for what holds and for odd input.
 
@@ -110,7 +117,8 @@ def allocate(
         claims: of every device that was ever invited.
         curve: measured score over the reward ladder.
         policy: the operator's rule, cut-off and significance.
-        untrained: score of the initial model (a_0).
+        untrained: score of the initial model.
+        rounds: progress and score after each round, see `coordinator.learning_curve`.
     """
     ranks = c.ranked(claims)
     contributions = {claim.device: claim.contribution for claim in ranks}
@@ -122,7 +130,7 @@ def allocate(
         cut = {claim.device: "no release: no width is offered" for claim in ranks}
     honest = [claim for claim in ranks if claim.device not in cut]
     trained = ladder[-1].fitted if ladder else untrained
-    values = _values(ranks, honest, untrained, trained)
+    values = _values(ranks, honest, untrained, trained, rounds)
     groups = _groups(honest, share, values, ladder, policy.significance)
     advanced = c.average(contributions) > 0
     granted = _granted(groups, ladder, policy, advanced=advanced)
@@ -159,7 +167,11 @@ def reward_ladder(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
 
 
 def _values(
-    ranks: Sequence[Claim], honest: Sequence[Claim], untrained: float, trained: float
+    ranks: Sequence[Claim],
+    honest: Sequence[Claim],
+    untrained: float,
+    trained: float,
+    rounds: Progress,
 ) -> dict[str, float]:
     """Return c_i of every device.
 
@@ -172,7 +184,7 @@ def _values(
         return {device: untrained if score is None else score for device, score in own.items()}
     contributions = {claim.device: claim.contribution for claim in ranks}
     above = [claim.device for claim in honest]
-    return score_values(contributions, untrained, trained, above)
+    return score_values(contributions, untrained, trained, above, rounds)
 
 
 def _groups(

@@ -111,6 +111,17 @@ def curve(scores=None):
     )
 
 
+def risen(fraction, scores=None, untrained=0.2):
+    """The curve of a network that has come this far on the way from the untrained one."""
+    return tuple(
+        msgspec.structs.replace(
+            point, **dict.fromkeys(("score", "low", "high", "fitted"), untrained + fraction * rise)
+        )
+        for point in curve(scores)
+        for rise in [point.score - untrained]
+    )
+
+
 def share_of(wanted):
     """What stands on the broker for a shared blob, with a key that is easy to look for."""
     return Share(blob(str(wanted), encrypted=True), b"KEY-" * 8)

@@ -17,7 +17,7 @@ from slimfleet.cli import main
 from slimfleet.commands.explain import explanation_lines
 from slimfleet.exit_codes import ExitCode
 from tests.fakes.finished_run import FinishedRun
-from tests.fakes.office import MIB, WIDTHS, Office, curve, profile, settings
+from tests.fakes.office import MIB, WIDTHS, Office, curve, profile, risen, settings
 
 LADDER = (0.125, *WIDTHS)
 SCORES = {"press": 0.5, "lathe": 0.45, "mill": 0.4, "rider": 0.001}
@@ -34,9 +34,13 @@ def campaign(*, points=None, contributions=None, alone=None, **rewards):
     desk = Office(chosen).begin(*SCORES)
     if chosen.contributions.alone_steps:
         desk.assessed({"press": 0.45, "lathe": 0.41, "mill": 0.3, "rider": 0.2} | (alone or {}))
+    made = 0.0
     for number in range(3):
-        desk._answer(("mill",) if number == 1 else ())
-        desk.scored(SCORES, points=curve(points or FINE))
+        missing = {"mill"} if number == 1 else set()
+        desk._answer(missing)
+        made += sum(score for device, score in SCORES.items() if device not in missing)
+        far = made / (3 * sum(SCORES.values()) - SCORES["mill"])
+        desk.scored(SCORES, points=risen(far, points or FINE))
     desk.exported()
     for device in SCORES:
         if desk.device(device).deployed:

@@ -40,6 +40,7 @@ from tests.fakes.office import (
     curve,
     digest,
     profile,
+    risen,
     settings,
     share_of,
 )
@@ -689,7 +690,8 @@ def test_a_worse_release_is_withheld_but_a_lower_reward_still_deploys():
 
 def test_a_lower_reward_gets_a_narrower_file_of_the_release_in_use():
     desk = office(A, B, rounds={"budget": 2, "minimum": 2, "release_every": 1})
-    desk.round_({A: 0.2, B: 0.2})
+    desk._answer()
+    desk.scored({A: 0.2, B: 0.2}, points=risen(0.4 / 0.9))
     desk.exported(widths=(0.125, 0.25, 0.5, 0.75, 1.0))
     desk.round_({A: 0.5, B: 0.0})
     assert 0 < desk.device(B).reward.width < 1.0

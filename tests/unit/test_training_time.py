@@ -14,7 +14,7 @@ from coordinator.entitlement import entitlements
 from coordinator.publications import publications
 from coordinator.settings import Rewards
 from journal import events as e
-from tests.fakes.office import MIB, Office, curve, profile, settings, share_of
+from tests.fakes.office import MIB, Office, curve, profile, risen, settings, share_of
 
 A, B, C = "press", "lathe", "mill"
 LADDER = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -122,8 +122,9 @@ def test_after_each_scored_round_one_revision_caps_the_next():
 def test_a_cap_falls_with_the_contributions_and_rises_with_them():
     desk = office(A, B)
     seen = []
-    for scores in ({A: 0.5, B: 0.02}, {A: 0.5, B: 3.0}, {A: 9.0, B: 0.1}):
-        desk.round_(scores)
+    for number, scores in enumerate(({A: 0.5, B: 0.02}, {A: 0.5, B: 3.0}, {A: 9.0, B: 0.1}), 1):
+        desk._answer()
+        desk.scored(scores, points=risen(number / 3))
         seen.append((widths(desk)[A], widths(desk)[B]))
     assert [a for a, _ in seen] == [1.0, pytest.approx(seen[1][0]), 1.0]
     assert seen[0][1] == 0.25

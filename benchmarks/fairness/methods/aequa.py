@@ -209,7 +209,7 @@ def _rewards(trained: Trained, fleet: Fleet, claims: Sequence[Claim], variant: V
     assert state.scored is not None
     policy = msgspec.structs.replace(state.settings.rewards, rule=variant.rule)
     curve = [point for point in state.scored.curve if point.width in policy.ladder]
-    allocation = allocate(claims, curve, policy, state.untrained)
+    allocation = allocate(claims, curve, policy, state.untrained, state.progress)
     widths = tuple(reward.width for reward in allocation.rewards)  # in the order of the ids
     size = {width: payload_bytes(fleet.model.spec, width) for width in {*widths} - {0.0}}
     return Rewards(
