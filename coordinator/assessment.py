@@ -28,7 +28,7 @@ def assess(bench: Bench, job: AssessJob) -> AssessResult:
         load_validation(bench),
     )
     if validation is None:
-        raise ValueError("an assessment needs validation data: set contributions.alone_steps = 0")
+        raise ValueError("an assessment needs validation data: set contributions.alone_rounds = 0")
     data, rng = validation.samples, np.random.default_rng((bench.seed, job.round))
     shares = block_shares(data, model.task)
     scores = []

@@ -44,6 +44,6 @@ def assessment_training(settings: Settings) -> TrainingSettings:
     falls = settings.training.round_decay < 1
     return msgspec.structs.replace(
         settings.training_settings(),
-        steps=settings.contributions.alone_steps,
+        steps=settings.contributions.alone_rounds * settings.training.steps,
         schedule=(Schedule.COSINE if falls else Schedule.CONSTANT).value,
     )

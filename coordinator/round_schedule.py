@@ -55,47 +55,45 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
     if len(invited) < rounds.quorum:
         return []
     number = state.round.number + 1 if state.round else 1
-    alone_steps = settings.contributions.alone_steps
-    assessment = bool(alone_steps and not state.assessed)
-    training = (
-        assessment_training(settings)
-        if assessment
-        else round_training(settings, state.trained_rounds)
-    )
-    ordinary = [ordinary_steps(settings, device.profile) for device in invited]
-    steps = [alone_steps] * len(invited) if assessment else ordinary
-    # Never shorter: transfers take the same time however few steps there are.
-    longer = max(1.0, *(own / usual for own, usual in zip(steps, ordinary, strict=True)))
-    tasks = [
-        _task(state, device, number, position, own, assessment=assessment)
-        for position, (device, own) in enumerate(zip(invited, steps, strict=True))
-    ]
+    assessment = _assesses(state)
     return [
         e.RoundOpened(
             round=number,
             base=state.weights,
-            tasks=tuple(tasks),
+            tasks=tuple(
+                _task(state, device, number, position) for position, device in enumerate(invited)
+            ),
             not_invited=reasons,
-            budget_s=rounds.deadline_s * longer,
+            budget_s=rounds.deadline_s * (settings.contributions.alone_rounds if assessment else 1),
             quorum=rounds.quorum,
-            training=training,
+            training=(
+                assessment_training(settings)
+                if assessment
+                else round_training(settings, state.trained_rounds)
+            ),
             assessment=assessment,
         )
     ]
 
 
-def _task(
-    state: Campaign, device: Device, number: int, position: int, steps: int, *, assessment: bool
-) -> e.RoundTask:
+def _assesses(state: Campaign) -> bool:
+    """Return whether the round that opens next is an assessment."""
+    return bool(settings_of(state).contributions.alone_rounds and not state.assessed)
+
+
+def _task(state: Campaign, device: Device, number: int, position: int) -> e.RoundTask:
     settings = settings_of(state)
-    # The weights that an assessment starts from were never trained: there is nothing to withhold.
-    width = device.width if assessment else training_width(state, device, settings)[0]
+    steps = ordinary_steps(settings, device.profile)
+    width = training_width(state, device, settings)[0]
+    if _assesses(state):
+        steps *= settings.contributions.alone_rounds
+        width = device.width  # it starts from untrained weights: there is nothing to withhold
     return e.RoundTask(
         device=device.device,
         width=width,
         predicted_s=forecast(device, width, steps, settings),
-        steps=steps if settings.training.epochs and not assessment else 0,
         seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
+        steps=steps if settings.training.epochs else 0,
     )
 
 

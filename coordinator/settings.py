@@ -92,8 +92,8 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         decay: what a round's score counts for, one round later; 1 = old rounds count fully.
         novelty: so many earlier steps of the model count as known: what of an update only repeats
             them earns nothing. 0 = off.
-        alone_steps: gradient steps that each device first trains alone, so that its own model can
-            be measured and rewards can be held above it; 0 = nobody trains alone.
+        alone_rounds: as long as in so many rounds each device first trains alone, so that its own
+            model can be measured and rewards can be held above it; 0 = nobody trains alone.
     """
 
     method: str = MEASURING_METHOD
@@ -103,7 +103,7 @@ class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     trim: float = 0.2
     decay: float = 1.0
     novelty: int = 1
-    alone_steps: int = 0
+    alone_rounds: int = 0
 
     def __post_init__(self) -> None:
         """Replace a default that the evaluator cannot serve."""

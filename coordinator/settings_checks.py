@@ -51,7 +51,7 @@ NOT_NEGATIVE = (
     "contributions.trim",
     "contributions.novelty",
     "contributions.widths",
-    "contributions.alone_steps",
+    "contributions.alone_rounds",
     "presence.grace_s",
     "releases.delivery_s",
 )
@@ -128,19 +128,19 @@ def _check_evaluator(settings: "Settings") -> None:
         raise SettingsError(
             f"contributions.trim = {chosen.trim} must be below 0.5: it is cut off at both ends"
         )
-    if chosen.evaluator == "devices" and chosen.alone_steps:
+    if chosen.evaluator == "devices" and chosen.alone_rounds:
         raise SettingsError(
-            "contributions.alone_steps needs validation data on the server, which evaluator ="
-            ' "devices" does without: set alone_steps = 0'
+            "contributions.alone_rounds needs validation data on the server, which evaluator ="
+            ' "devices" does without: set alone_rounds = 0'
         )
 
 
 def _check_rewards(settings: "Settings") -> None:
     rewards, ladder = settings.rewards, settings.rewards.ladder
-    if rewards.basis == "assessment" and not settings.contributions.alone_steps:
+    if rewards.basis == "assessment" and not settings.contributions.alone_rounds:
         raise SettingsError(
-            'rewards.basis = "assessment" needs an assessment: set contributions.alone_steps to'
-            " about training.steps times rounds.budget"
+            'rewards.basis = "assessment" needs an assessment: set contributions.alone_rounds to'
+            f" about rounds.budget, {settings.rounds.budget}"
         )
     if rewards.inference_only_width not in (0.0, *ladder):
         raise SettingsError("rewards.inference_only_width must be 0 or a width of the ladder")

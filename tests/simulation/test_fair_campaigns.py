@@ -173,7 +173,7 @@ async def test_a_width_with_too_few_trainers_leaves_the_ladder(tmp_path):
 
 # --- assessment ---------------------------------------------------------------------------------
 
-ALONE = {"alone_steps": 8}
+ALONE = {"alone_rounds": 4}
 
 
 @simulated

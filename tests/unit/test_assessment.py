@@ -13,12 +13,12 @@ from journal import events as e
 from tests.fakes.office import Office, digest, settings, share_of
 
 A, B, C = "press", "lathe", "mill"
-ALONE_STEPS = 8  # four times the steps of a round in these settings
+ALONE_ROUNDS, ALONE_STEPS = 4, 8  # a round has two steps in these settings
 
 
 def office(*devices, rounds=None, **changes):
     waits = {"min_devices": max(2, len(devices))} | (rounds or {})
-    alone = Contributions(alone_steps=ALONE_STEPS)
+    alone = Contributions(alone_rounds=ALONE_ROUNDS)
     return Office(settings(rounds=waits, **({"contributions": alone} | changes))).begin(*devices)
 
 
@@ -39,7 +39,7 @@ def test_the_first_round_asks_everybody_to_train_alone_from_the_initial_weights(
 
 
 def test_a_short_assessment_has_the_deadline_of_a_round():
-    desk = office(A, B, contributions=Contributions(alone_steps=1))
+    desk = office(A, B, contributions=Contributions(alone_rounds=1))
     assert desk.state.round.opened.budget_s == desk.settings.rounds.deadline_s
 
 
@@ -235,5 +235,5 @@ def test_by_assessment_entitlements_follow_it_from_the_first_round_on():
 
 
 def test_rewards_by_assessment_need_an_assessment():
-    with pytest.raises(SettingsError, match=r"alone_steps"):
+    with pytest.raises(SettingsError, match=r"alone_rounds"):
         settings(rewards=Rewards(basis="assessment", ladder=(0.25, 0.5, 0.75, 1.0)))

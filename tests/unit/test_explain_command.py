@@ -32,7 +32,7 @@ def campaign(*, points=None, contributions=None, alone=None, **rewards):
         contributions=contributions or Contributions(),
     )
     desk = Office(chosen).begin(*SCORES)
-    if chosen.contributions.alone_steps:
+    if chosen.contributions.alone_rounds:
         desk.assessed({"press": 0.45, "lathe": 0.41, "mill": 0.3, "rider": 0.2} | (alone or {}))
     made = 0.0
     for number in range(3):
@@ -213,7 +213,7 @@ def test_an_installation_that_failed_is_told():
 
 
 def test_what_each_device_has_alone_is_told():
-    desk = campaign(contributions=Contributions(alone_steps=5))
+    desk = campaign(contributions=Contributions(alone_rounds=5))
     text = text_of(desk, "lathe")
     assert "trained alone, to be measured by itself" in text
     assert "Its own model, trained alone at width 1, scored 0.410" in text
@@ -222,7 +222,7 @@ def test_what_each_device_has_alone_is_told():
 
 
 def test_rewards_by_assessment_are_explained_by_it():
-    desk = campaign(contributions=Contributions(alone_steps=5, decay=0.5), basis="assessment")
+    desk = campaign(contributions=Contributions(alone_rounds=5, decay=0.5), basis="assessment")
     found, text = explained(desk, "mill"), text_of(desk, "mill")
     # The untrained model scores 0.2, the press 0.45, the lathe 0.41 and the mill 0.3.
     assert found.average == pytest.approx((0.25 + 0.21 + 0.1) / 3)
@@ -231,7 +231,7 @@ def test_rewards_by_assessment_are_explained_by_it():
     wider = found.wider
     assert wider.width > found.reward.width
     better = campaign(
-        contributions=Contributions(alone_steps=5, decay=0.5),
+        contributions=Contributions(alone_rounds=5, decay=0.5),
         basis="assessment",
         alone={"mill": 0.2 + wider.contribution},
     )

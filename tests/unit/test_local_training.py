@@ -62,7 +62,7 @@ def test_a_device_without_a_profile_takes_one_step():
 
 
 def test_the_learning_rate_falls_with_every_aggregated_round_and_with_no_other():
-    desk = office(Contributions(alone_steps=3), learning_rate=0.1, round_decay=0.5)
+    desk = office(Contributions(alone_rounds=3), learning_rate=0.1, round_decay=0.5)
     assert desk.state.round.opened.training.learning_rate == 0.1
     desk.assessed()
     for expected in (0.1, 0.05, 0.025):
@@ -70,11 +70,10 @@ def test_the_learning_rate_falls_with_every_aggregated_round_and_with_no_other()
         desk.round_()
 
 
-def test_an_assessment_is_as_long_for_everybody_and_its_rate_falls_where_that_of_rounds_does():
-    desk = office(Contributions(alone_steps=30), epochs=1.0, round_decay=0.5)
-    assert told_steps(desk) == {SMALL: 30, LARGE: 30}
+def test_an_assessment_is_as_long_as_so_many_rounds_and_its_rate_falls_where_that_of_rounds_does():
+    desk = office(Contributions(alone_rounds=15), epochs=1.0, round_decay=0.5)
+    assert told_steps(desk) == {SMALL: 30, LARGE: 300}
     assert desk.state.round.opened.training.schedule == "cosine"
-    # The device with the fewest ordinary steps, 2, gets 15 times its time, and so do all.
     assert desk.state.round.opened.budget_s == 15 * desk.settings.rounds.deadline_s
     assert assessment_training(campaign()).schedule == "constant"
 

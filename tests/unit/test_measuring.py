@@ -656,7 +656,7 @@ def test_a_model_without_a_finite_score_is_left_out(bench, updates, monkeypatch)
 
 
 def test_an_assessment_without_data_is_refused(bench):
-    with pytest.raises(ValueError, match="alone_steps = 0"):
+    with pytest.raises(ValueError, match="alone_rounds = 0"):
         assess(replace(bench, validation=None), AssessJob(1, ()))
 
 

@@ -861,10 +861,10 @@ class Campaigns(RuleBasedStateMachine):
         exact=st.booleans(),
         granted=st.sampled_from([0.0, 0.125]),
         mode=st.sampled_from(["post-training", "training-time"]),
-        alone_steps=st.sampled_from([0, 0, 8]),
+        alone_rounds=st.sampled_from([0, 0, 4]),
         caps=st.sampled_from([{}, {A: 0.5}, {B: 0.125}]),
     )
-    def begin(self, quorum, every, budget, exact, granted, mode, alone_steps, caps):
+    def begin(self, quorum, every, budget, exact, granted, mode, alone_rounds, caps):
         self.desk = Office(
             settings(
                 rounds={
@@ -875,11 +875,11 @@ class Campaigns(RuleBasedStateMachine):
                 },
                 contributions=Contributions(
                     method="exact-shapley" if exact else "permutation-shapley",
-                    alone_steps=alone_steps,
+                    alone_rounds=alone_rounds,
                 ),
                 rewards=Rewards(
                     mode=mode,
-                    basis="assessment" if alone_steps and exact else "ledger",
+                    basis="assessment" if alone_rounds and exact else "ledger",
                     ladder=(0.125, 0.25, 0.5, 0.75, 1.0),
                     inference_only_width=granted,
                     caps=caps,

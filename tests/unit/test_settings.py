@@ -34,7 +34,7 @@ NOT_NEGATIVE = {
     Training: ("momentum", "weight_decay"),
     Rounds: ("minimum", "gather_s", "release_every", "retry_s"),
     Rewards: ("cutoff", "sharing"),
-    Contributions: ("trim", "novelty", "alone_steps"),
+    Contributions: ("trim", "novelty", "alone_rounds"),
     Presence: ("grace_s",),
     Releases: ("delivery_s",),
 }
@@ -133,7 +133,7 @@ def test_a_number_in_the_options_of_a_model_must_be_finite_too():
             "a width that is not narrower",
         ),
         ({"contributions": Contributions(trim=0.5)}, "contributions.trim = 0.5 must be below 0.5"),
-        ({"contributions": Contributions(evaluator="devices", alone_steps=5)}, "alone_steps = 0"),
+        ({"contributions": Contributions(evaluator="devices", alone_rounds=5)}, "alone_rounds = 0"),
         ({"options": {"classes": ["x" * 100] * 100}}, "options are"),
     ],
 )
@@ -154,7 +154,7 @@ def test_what_rewards_may_be_set_to_is_accepted():
     tiers = ((0.0, 0.25), (0.5, 0.25), (1.0, 1.0))
     settings(rewards=Rewards(rule="tiers", tiers=tiers)).check()
     settings(
-        contributions=Contributions(decay=0.9, alone_steps=8),
+        contributions=Contributions(decay=0.9, alone_rounds=8),
         rewards=Rewards(
             mode="training-time",
             rule="sharing-coefficient",

@@ -123,7 +123,7 @@ def test_without_validation_data_the_devices_measure(tmp_path):
 
 
 def test_what_each_device_has_alone_is_measured_where_the_campaign_asks(tmp_path):
-    outcome = play(tmp_path, chosen=settings(contributions={"coalitions": 4, "alone_steps": 6}))
+    outcome = play(tmp_path, chosen=settings(contributions={"coalitions": 4, "alone_rounds": 2}))
     assert set(outcome.state.alone) == {"a", "b", "c"}
     assert [event.round for event in of(outcome, RoundScored)] == [2, 3]
 

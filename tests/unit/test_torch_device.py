@@ -139,7 +139,7 @@ def test_any_other_name_is_refused(gpus, name):
 @pytest.mark.parametrize(("number", "name"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1")])
 def test_a_gpu_that_torch_does_not_find_is_refused(gpus, number, name):
     gpus(number)
-    why = f"'{name}': torch .* finds {number} GPUs on this machine.*use 'cpu' or 'auto'"
+    why = f"'{name}': torch .* finds {number} GPUs here.*use 'cpu' or 'auto'"
     with pytest.raises(TorchDeviceError, match=why):
         find_torch_device(name)
 
@@ -207,7 +207,7 @@ def test_a_round_is_measured_on_the_torch_device_and_nowhere_else(monkeypatch, n
 @pytest.mark.parametrize(
     "contributions",
     [
-        {"coalitions": 4, "alone_steps": 4},
+        {"coalitions": 4, "alone_rounds": 2},
         {"evaluator": "devices", "method": "cosine-to-aggregate"},
     ],
     ids=["server", "devices"],
