@@ -274,3 +274,9 @@ def test_the_configurations_of_the_readme_are_accepted(tmp_path):
         path = tmp_path / f"{number}.toml"
         path.write_text(textwrap.dedent(block), encoding="utf-8")
         read_config(path, config)
+
+
+def test_the_page_on_fair_rewards_holds_the_newest_summary_of_the_experiments():
+    summary = (ROOT / "benchmarks" / "fairness" / "results" / "summary.md").read_text()
+    page = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
+    assert summary in page, "copy benchmarks/fairness/results/summary.md into docs/fairness.md"
