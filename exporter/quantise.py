@@ -59,7 +59,7 @@ def quantise_static(
     *,
     per_channel: bool = True,
     activation: str = "u8",
-    reduce_range: bool = False,
+    reduce_range: bool = True,
 ) -> bytes:
     """Return the file with int8 weights and activations.
 
@@ -72,7 +72,8 @@ def quantise_static(
         per_channel: a scale for each output channel of a weight rather than one for all; needed
             for accuracy in depthwise and narrow layers.
         activation: "u8" is the faster on x86 with VNNI, "s8" on ARM64.
-        reduce_range: weights of 7 bits, for x86 without VNNI, where sums of u8 x s8 saturate.
+        reduce_range: weights of 7 bits. On x86 without VNNI, as many factory PCs are, sums of
+            products of 8 bits saturate and the outputs are worthless; the file may end up there.
 
     Raises:
         QuantisationError: the calibration inputs do not fit, or nothing in the graph can be int8.
@@ -103,7 +104,8 @@ def quantise_static(
 def quantise_dynamic(onnx_file: bytes) -> bytes:
     """Return the file with int8 weights, whose activations are quantised at every call.
 
-    Good for transformers and recurrent networks; convolutions stay as they are.
+    Good for transformers and recurrent networks; convolutions stay as they are. Weights have 7
+    bits, see `quantise_static`.
 
     Args:
         onnx_file: exported by `exporter.export`.
@@ -119,6 +121,7 @@ def quantise_dynamic(onnx_file: bytes) -> bytes:
                 _prepared(onnx_file, Path(folder)),
                 target,
                 op_types_to_quantize=_DYNAMIC_OPERATORS,
+                reduce_range=True,
                 weight_type=QuantType.QInt8,
             )
             made = onnx.load(target)

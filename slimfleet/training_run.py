@@ -210,6 +210,7 @@ def _rule(arguments: argparse.Namespace, samples: int) -> TrainingRule:
             distillation=arguments.distillation,
             schedule=arguments.schedule,
             warm_up=arguments.warm_up,
+            gradient_norm=arguments.gradient_norm,
         )
     except (WidthError, ValueError) as error:
         raise ConfigError(str(error)) from error

@@ -116,6 +116,7 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
         ("--learning-rate", float, 0.05, "R", "of SGD, the highest one"),
         ("--momentum", float, 0.9, "M", "of SGD"),
         ("--weight-decay", float, 1e-4, "D", "L2 factor"),
+        ("--gradient-norm", float, 0.0, "G", "longer gradients are shortened to this, 0 = never"),
         ("--warm-up", int, 0, "N", "steps in which the learning rate rises"),
         ("--seed", int, 0, "N", "of first weights, batches and widths"),
     ):

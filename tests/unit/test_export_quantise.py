@@ -17,6 +17,7 @@ from exporter.file_facts import facts_of
 from exporter.preoptimised import load_level, preoptimise
 from exporter.quantise import quantise_dynamic, quantise_static
 from exporter.templates import TemplateCache
+from profiler.facts import gather_facts
 from slimmable.model import ModelInput
 from tests.fakes.unscaled import random_state, unscaled
 
@@ -105,7 +106,7 @@ def variants(pictures, sequences):
             "float32": file,
             "static": quantise_static(file, [samples(one)]),
             "static-s8": quantise_static(file, [samples(one)], activation="s8", per_channel=False),
-            "reduced": quantise_static(file, {"input": samples(one)}, reduce_range=True),
+            "full-range": quantise_static(file, {"input": samples(one)}, reduce_range=False),
             "dynamic": quantise_dynamic(file),
         }
         made |= {(name, form): bytes_ for form, bytes_ in forms.items()}
@@ -114,7 +115,12 @@ def variants(pictures, sequences):
 
 
 def test_every_form_computes_nearly_what_float32_computes(variants):
+    """Weights of 8 bits do so only where the processor adds up without saturating."""
+    flags = gather_facts().cpu_flags
+    saturates = "avx2" in flags and not {"avx_vnni", "avx512_vnni"} & {*flags}
     for (name, form), file in variants.items():
+        if saturates and form.startswith("full-range"):
+            continue
         x = samples(IMAGES if name == "pictures" else STEPS, 7, seed=4)
         error = relative_error(run(variants[name, "float32"], x), run(file, x))
         assert error < (1e-5 if form.startswith("float32") else LARGEST), (name, form)

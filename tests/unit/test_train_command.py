@@ -132,6 +132,7 @@ def test_the_weights_are_those_that_were_measured(train, tmp_path):
 
 def test_the_report_says_what_was_done(train, tmp_path):
     more = ("--rule", "sandwich", "--distillation", 0.5, "--random-widths", 1, "--warm-up", 3)
+    more += ("--gradient-norm", 2)
     train(*more, "--widths", "0.5,1", "--seed", 7, "--validation", tmp_path / "other.npz")
     report = json.loads((tmp_path / "out" / "training.json").read_bytes())
     assert report["rule"] == {
@@ -147,6 +148,7 @@ def test_the_report_says_what_was_done(train, tmp_path):
         "distillation": 0.5,
         "schedule": "cosine",
         "warm_up": 3,
+        "gradient_norm": 2.0,
     }
     assert (report["model"], report["options"], report["seed"]) == ("cnn1d", OPTIONS, 7)
     data = report["data"]
