@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.arguments import names, positive, schemes, whole_numbers
 from benchmarks.fairness.data import TASKS, load
+from benchmarks.fashion_mnist import CLASSES
 from benchmarks.recorded_rounds import Member, Plan, RecordedRound, record
 from benchmarks.results import Cell, Result, Table
 from coordinator.aggregation import combine, steps_of
@@ -28,6 +29,7 @@ from slimmable.model import load_model
 from slimmable.samples import Samples
 from slimmable.slicing import slice_state
 from slimmable.state import Array, ModelState
+from slimmable.task import classification
 from slimmable.training_rule import TrainingRule
 
 HONEST = 5
@@ -35,6 +37,7 @@ PARTITIONS = ("homogeneous", "dirichlet(0.1)", "classes(3)", "imbalanced(0.8, 1)
 RIDERS = ("label-noise", "tiny-data", "duplicated-data")
 SIZES = (1, 4, 16, 64, 256)  # what is left of equal data: a whole, a fourth, ...
 WIDTHS = (0.25, 1.0)
+TASK = classification(CLASSES)
 BATCH, RATE = 32, 0.05
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0)
 # Of outputs (N, K), labels (N,) and the weight of each sample (N,): what each sample is worth.
@@ -43,14 +46,11 @@ Worth = Callable[[Array, Array, Array], Array]
 
 def log_probability(said: Array, labels: Array) -> Array:
     """Return the log-probability of each sample's own class, (N,)."""
-    shifted = said.astype(np.float64) - said.max(axis=1, keepdims=True)
-    found: Array = shifted[np.arange(len(labels)), labels] - np.log(np.exp(shifted).sum(axis=1))
-    return found
+    return -TASK.losses(said.astype(np.float64), labels)
 
 
 def _brier(said: Array, labels: Array, _: Array) -> Array:
-    shifted = said.astype(np.float64) - said.max(axis=1, keepdims=True)
-    p = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    p = TASK.decode(said.astype(np.float64)).value
     found: Array = 2 * p[np.arange(len(labels)), labels] - (p**2).sum(axis=1)
     return found
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from coordinator.claims import Claim
 from coordinator.contribution.ledger import Total
 from coordinator.learning_curve import Progress
-from coordinator.rewards import allocate, reward_ladder
+from coordinator.rewards import Allocation, allocate, reward_ladder
 from coordinator.settings import Rewards
 from journal.events import CurvePoint, Reward
 
@@ -37,8 +37,12 @@ class Case:
             else claim
             for claim in self.claims
         ]
-        found = allocate(claims, self.curve, self.policy, self.untrained, self.rounds)
-        return next(reward for reward in found.rewards if reward.device == device)
+        rewards = replace(self, claims=claims).allocation().rewards
+        return next(reward for reward in rewards if reward.device == device)
+
+    def allocation(self) -> Allocation:
+        """Return what everybody gets."""
+        return allocate(self.claims, self.curve, self.policy, self.untrained, self.rounds)
 
     def _changed(self, claim: Claim, contribution: float) -> Claim:
         own, blocks = claim.contribution, claim.total.blocks if claim.sound else ()

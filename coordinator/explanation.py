@@ -17,7 +17,6 @@ from coordinator.contribution.ledger import Entry, statement
 from coordinator.counterfactual import Case, next_wider, still_enough
 from coordinator.evolution import evolve
 from coordinator.fleet import Campaign, Device
-from coordinator.rewards import allocate
 from coordinator.settings import Settings
 from journal import events as e
 
@@ -185,7 +184,7 @@ def _so_far(state: Campaign) -> _Decision:
     case = _case(state, releasing=True)
     if case is None:
         return _Decision("so far", state, state.weights_round)
-    found = allocate(case.claims, case.curve, case.policy, case.untrained, case.rounds)
+    found = case.allocation()
     return _Decision("so far", state, state.weights_round, found.rule, found.note, found.rewards)
 
 

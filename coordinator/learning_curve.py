@@ -6,9 +6,10 @@ the devices, so N devices like this one would have brought the network just ther
 steeply and then flattens, as accuracy over data does: who gives half as much is not half as good.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+
+import numpy as np
 
 Progress = Sequence[tuple[float, float]]
 
@@ -47,8 +48,5 @@ def worth(share: float, curve: Sequence[tuple[float, float]]) -> float:
     if share > 1:
         top = curve[-1][1]
         return top + (share - 1) * 2 * (top - worth(0.5, curve))
-    place = bisect_right([fraction for fraction, _ in curve], share)
-    if place == 0:
-        return curve[0][1]
-    (left, low), (right, high) = curve[place - 1], curve[min(place, len(curve) - 1)]
-    return low if right <= left else low + (high - low) * (share - left) / (right - left)
+    fractions, scores = zip(*curve, strict=True)
+    return float(np.interp(share, fractions, scores))

@@ -19,8 +19,12 @@ def ordinary_steps(settings: Settings, profile: Profile | None) -> int:
     training = settings.training
     if not training.epochs:
         return training.steps
-    samples = profile.samples if profile else 0
-    return max(1, round(training.epochs * samples / training.batch_size))
+    return epoch_steps(training.epochs, profile.samples if profile else 0, training.batch_size)
+
+
+def epoch_steps(epochs: float, samples: int, batch_size: int) -> int:
+    """Return how many gradient steps make so many passes over samples, at least 1."""
+    return max(1, round(epochs * samples / batch_size))
 
 
 def round_training(settings: Settings, trained_rounds: int) -> TrainingSettings:

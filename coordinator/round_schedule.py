@@ -84,10 +84,11 @@ def _assesses(state: Campaign) -> bool:
 def _task(state: Campaign, device: Device, number: int, position: int) -> e.RoundTask:
     settings = settings_of(state)
     steps = ordinary_steps(settings, device.profile)
-    width = training_width(state, device, settings)[0]
     if _assesses(state):
         steps *= settings.contributions.alone_rounds
         width = device.width  # it starts from untrained weights: there is nothing to withhold
+    else:
+        width = training_width(state, device, settings)[0]
     return e.RoundTask(
         device=device.device,
         width=width,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,9 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
     again = [
         judge.measured(stand_alone.rewards(models), 0.0)["reward"]
         for stream in range(1, 1 + (AGAIN if cell.tuning is None else 0))
-        for models, _ in [_stable(rate["stand-alone"], _alone_from(stream))]
+        for models, _ in [
+            _stable(rate["stand-alone"], partial(stand_alone.stand_alone, stream=stream))
+        ]
     ]
     alone = [_alone(fleet, state) for state in own]
     curves: dict[str, Any] = {}
@@ -206,10 +209,6 @@ def _stable(fleet: Fleet, run: Callable[[Fleet], T]) -> tuple[T, float]:
 def _may_diverge() -> AbstractContextManager[None]:
     """Leave a method out of the result where its training diverged: the report shows the gap."""
     return suppress(DivergenceError)
-
-
-def _alone_from(stream: int) -> Callable[[Fleet], tuple[ModelState, ...]]:
-    return lambda fleet: stand_alone.stand_alone(fleet, stream)
 
 
 def _alone(fleet: Fleet, state: ModelState) -> aequa.Alone:

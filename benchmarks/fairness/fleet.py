@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.fairness.data import Parts, Task
+from coordinator.local_training import epoch_steps
 from slimmable.cost import payload_bytes
 from slimmable.evaluation import outputs
 from slimmable.model import SlimmableModel
@@ -64,7 +65,7 @@ class Fleet:
 
     def steps(self, who: int) -> int:
         """Return how many local steps a participant takes in a round: one pass over its data."""
-        return max(1, round(EPOCHS * self.samples[who] / self.task.batch_size))
+        return epoch_steps(EPOCHS, self.samples[who], self.task.batch_size)
 
     def rule(self, who: int, round_: int) -> TrainingRule:
         """Return how a participant trains the full width in a round, counted from 0."""

@@ -20,6 +20,8 @@ from coordinator.fairness import (
 BASELINES = ("fedavg", "fedavg-ft", "cgsv", "iafl", "shapfed")
 FAIR_BASELINES = ("cgsv", "iafl", "shapfed")  # those that give unlike participants unlike models
 Cell = Mapping[str, Any]
+Key = tuple[str, str, int, str, bool]
+"""Of a table: data, partition, participants, rider, and whether on all images."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,14 @@ def spread_of(values: Sequence[float | None]) -> float | None:
     return stdev(known) if len(known) > 1 else None
 
 
-def groups(cells: Sequence[Cell]) -> dict[tuple[str, str, int, str, bool], list[Cell]]:
+def number_text(value: float | None, digits: int) -> str:
+    """Return a figure for a table; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def groups(cells: Sequence[Cell]) -> dict[Key, list[Cell]]:
     """Return the cells of each table: one partition at one number of participants, all seeds."""
-    found: dict[tuple[str, str, int, str, bool], list[Cell]] = {}
+    found: dict[Key, list[Cell]] = {}
     for cell in cells:
         what = cell["cell"]
         key = (what["data"], what["scheme"], what["participants"], what["rider"], what["full"])

@@ -11,13 +11,11 @@ from benchmarks.fairness import measures, pictures
 from benchmarks.fairness.cells import TUNING_SCHEMES, TUNING_SEED
 from benchmarks.fairness.experiment import commit
 from benchmarks.fairness.goals import NAMES, Goal, goals
-from benchmarks.fairness.measures import Figures, mean_of, spread_of
+from benchmarks.fairness.measures import Cell, Figures, Key, mean_of, number_text, spread_of
 from benchmarks.fairness.runner import read_cells, read_tuning
 from benchmarks.fairness.summary import summary
 from benchmarks.results import Table, table_lines
 
-Cell = Mapping[str, Any]
-Key = tuple[str, str, int, str, bool]
 COLUMNS = {
     "pearson": "Pearson",
     "spearman": "Spearman",
@@ -96,8 +94,8 @@ def _table_text(key: Key, cells: Sequence[Cell]) -> str:
     seeds = ", ".join(str(cell["cell"]["seed"]) for cell in cells)
     fit = sum(measures.fits(cell) for cell in cells)
     title = (
-        f"{title_of(key)}; seeds {seeds}\n  noise ceiling {_number(ceiling, 3)}; contributions"
-        f" {low:.1f} to {high:.1f}, noise {_number(noise, 1)}; they fit the ladder in {fit} of"
+        f"{title_of(key)}; seeds {seeds}\n  noise ceiling {number_text(ceiling, 3)}; contributions"
+        f" {low:.1f} to {high:.1f}, noise {number_text(noise, 1)}; they fit the ladder in {fit} of"
         f" {len(cells)}"
     )
     rows = []
@@ -113,11 +111,9 @@ def _cell_text(field: str, values: Sequence[Figures]) -> str:
     found = [getattr(one, field) for one in values]
     digits = DIGITS.get(field, 1)
     spread = spread_of(found)
-    return _number(mean_of(found), digits) + ("" if spread is None else f"+-{spread:.{digits}f}")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return number_text(mean_of(found), digits) + (
+        "" if spread is None else f"+-{spread:.{digits}f}"
+    )
 
 
 def _tuning_text(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -147,7 +143,7 @@ def _riders_text(riders: Mapping[Key, Sequence[Cell]]) -> str:
             lost = sum(measures.demoted(cell, method) for cell in having)
             gain = mean_of([measures.figures(cell, method).mean_gain for cell in having])
             what = f"{key[0]}, {key[1]}, {key[3]} rider"
-            row = (what, method, _number(paid, 1), lost, _number(gain, 1))
+            row = (what, method, number_text(paid, 1), lost, number_text(gain, 1))
             rows.append(row)
     columns = ("table", "method", "payoff", "honest without release", "MCG of the honest")
     title = (

@@ -1,11 +1,10 @@
 """One line a table, for people who read no more than one: the page on fair rewards holds it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.fairness import measures
 from benchmarks.fairness.goals import Goal, goals, most_with_equal_gains
-from benchmarks.fairness.measures import mean_of
+from benchmarks.fairness.measures import Cell, Key, mean_of, number_text
 
 METHOD = "aequa"
 BASELINES = ("fedavg", "cgsv", "iafl", "shapfed")
@@ -14,8 +13,6 @@ COLUMNS = (
     *("MCG", "at most", "CGS", "top's gain", "no worse than alone"),
     *(f"{name}: MCG / CGS / top's gain" for name in BASELINES),
 )
-Cell = Mapping[str, Any]
-Key = tuple[str, str, int, str, bool]
 
 
 def summary(tables: Mapping[Key, Sequence[Cell]]) -> str:
@@ -35,13 +32,13 @@ def _row(key: Key, cells: Sequence[Cell]) -> tuple[str, ...]:
     correlation, spread, top, gain = goals(cells, METHOD)
     return (
         name,
-        _number(mean_of([measures.ceiling(cell) for cell in cells]), 2),
-        _marked(_number(mean_of([one.pearson for one in mine]), 2), correlation),
-        _number(mean_of([one.spearman for one in mine]), 2),
-        _marked(_number(mean_of([one.mean_gain for one in mine]), 1), gain),
-        _number(mean_of([most_with_equal_gains(cell) for cell in cells]), 1),
-        _marked(_number(mean_of([one.gain_spread for one in mine]), 1), spread),
-        _marked(_number(mean_of([one.top_gain for one in mine]), 1), top),
+        number_text(mean_of([measures.ceiling(cell) for cell in cells]), 2),
+        _marked(number_text(mean_of([one.pearson for one in mine]), 2), correlation),
+        number_text(mean_of([one.spearman for one in mine]), 2),
+        _marked(number_text(mean_of([one.mean_gain for one in mine]), 1), gain),
+        number_text(mean_of([most_with_equal_gains(cell) for cell in cells]), 1),
+        _marked(number_text(mean_of([one.gain_spread for one in mine]), 1), spread),
+        _marked(number_text(mean_of([one.top_gain for one in mine]), 1), top),
         f"{100 * (mean_of([one.rational for one in mine]) or 0):.0f} %",
         *(_baseline(cells, method) for method in BASELINES),
     )
@@ -54,13 +51,9 @@ def _baseline(cells: Sequence[Cell], method: str) -> str:
         mean_of([one.gain_spread for one in found]),
         mean_of([one.top_gain for one in found]),
     )
-    return " / ".join(_number(figure, 1) for figure in figures)
+    return " / ".join(number_text(figure, 1) for figure in figures)
 
 
 def _marked(text: str, goal: Goal) -> str:
     """Return a figure, bold where it meets its goal."""
     return f"**{text}**" if goal.met else text
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
