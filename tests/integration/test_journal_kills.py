@@ -55,8 +55,12 @@ def child():
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=60)
-    return output.splitlines()
+    """Return the lines that were not read yet; `communicate` loses what `readline` has buffered."""
+    if process.stdin:
+        process.stdin.close()
+    lines = process.stdout.read().splitlines()
+    process.wait(timeout=60)
+    return lines
 
 
 def said(lines, word):
