@@ -21,6 +21,7 @@ EPILOG = """examples:
   python -m benchmarks.fairness run --budget-minutes 30
   python -m benchmarks.fairness run --full             all 60,000 images, two partitions
   python -m benchmarks.fairness report                 tables of whatever is finished
+  python -m benchmarks.fairness allocate               after a change of the rule of rewards
 to run a cell again, remove its file from benchmarks/fairness/results/cells
 """
 
@@ -49,8 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run what is not finished, then report (the default)")
     tune = commands.add_parser("tune", help="choose learning rates only")
     report = commands.add_parser("report", help="make tables and pictures of what is finished")
+    allocate = commands.add_parser(
+        "allocate", help="allocate rewards anew in what is finished, without training, then report"
+    )
     cell = commands.add_parser("cell", help="run one cell in this process")
-    for command in (run, tune, report, cell):
+    for command in (run, tune, report, allocate, cell):
         command.add_argument("--results", type=Path, default=runner.RESULTS, help="folder")
     for command in (run, tune):
         command.add_argument("--data", type=names, default=tuple(TASKS), help="data sets")
@@ -93,6 +97,15 @@ def _report(parsed: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def _allocate(parsed: argparse.Namespace, command: str) -> int:
+    from benchmarks.fairness.reallocation import reallocated
+
+    for found in runner.read_cells(parsed.results):
+        cell = suites.Cell(**found["cell"])
+        runner.write_json(runner.cell_file(parsed.results, cell), reallocated(found))
+    return _report(parsed, command)
+
+
 def _cell(parsed: argparse.Namespace, _command: str) -> int:
     import torch
 
@@ -109,7 +122,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-_COMMANDS = {"run": _run, "tune": _tune, "report": _report, "cell": _cell}
+_COMMANDS = {
+    "run": _run,
+    "tune": _tune,
+    "report": _report,
+    "allocate": _allocate,
+    "cell": _cell,
+}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from benchmarks.fairness.cells import ROUNDS, Cell
@@ -89,12 +90,13 @@ def run_on(parts: Parts, cell: Cell, sizes: Mapping[str, float], rounds: int) ->
     return {
         "cell": cell.as_json(),
         "commit": commit(),
+        "rewarded_by": commit(),
         "sizes": dict(sizes),
         "rounds": rounds,
         "steps": [fleet.steps(who) for who in range(len(fleet))],
         "samples": [len(samples) for samples in parts.own],
         "contributions": again,
-        "alone_on_validation": [one.score for one in alone],
+        "alone": msgspec.to_builtins(alone),
         "untrained": judge.accuracy(fleet.initial, 1.0),
         **curves,
         "methods": found,
@@ -166,9 +168,11 @@ def _aequa(
     found: dict[str, dict[str, Any]] = {}
     with _may_diverge(), tempfile.TemporaryDirectory() as folder:
         trained, seconds = _stable(fleet, _train("post-training", Path(folder)))
-        for name, rewards in aequa.post_training(trained, fleet, alone).items():
+        standing, spec = trained.standing, fleet.model.spec
+        for name, rewards in aequa.post_training(standing, alone, spec, trained.weights).items():
             found[name] = judge.measured(rewards, seconds)
         curves |= {
+            "standing": msgspec.to_builtins(standing),
             "scoring_cpu_s": trained.seconds,
             "method": trained.method,
             "curve": [
@@ -179,13 +183,13 @@ def _aequa(
                     "fitted": point.fitted,
                     "offered": point.offered,
                 }
-                for point in aequa.curve_of(trained)
+                for point in standing.curve
             ],
         }
     if training_time:
         with _may_diverge(), tempfile.TemporaryDirectory() as folder:
             trained, seconds = _stable(fleet, _train("training-time", Path(folder)))
-            late = aequa.in_training(trained, fleet, alone)
+            late = aequa.in_training(trained, alone, fleet.model.spec)
             found[aequa.TRAINING_TIME] = judge.measured(late, seconds)
     return found
 

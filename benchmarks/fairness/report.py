@@ -78,11 +78,15 @@ def title_of(key: Key) -> str:
 
 
 def _header(cells: Sequence[Cell], command: str) -> str:
-    commits = ", ".join(sorted({cell["commit"] for cell in cells})) or "none"
+    commits, allocated = (
+        ", ".join(sorted({cell[what] for cell in cells})) or "none"
+        for what in ("commit", "rewarded_by")
+    )
     rounds = ", ".join(sorted({str(cell["rounds"]) for cell in cells}))
     return (
         f"# {command}\n# {len(cells)} cells of {rounds} rounds, made by commit {commits};"
-        f" reported by {commit()} (+ = with changes that were not committed)"
+        f" Aequa's rewards allocated by {allocated}; reported by {commit()} (+ = with changes that"
+        " were not committed)"
     )
 
 
@@ -221,7 +225,7 @@ def _participants(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "rides": rides,
                         "samples": 0 if rides else cell["samples"][who],
                         "contribution": fmean(one[who] for one in cell["contributions"]),
-                        "alone_on_validation": cell["alone_on_validation"][who],
+                        "alone_on_validation": cell["alone"][who]["score"],
                         "reward": reward,
                         "width": width,
                     }

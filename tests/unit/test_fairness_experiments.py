@@ -21,6 +21,7 @@ from benchmarks.fairness.fleet import cosine, minus, plus, weighted
 from benchmarks.fairness.goals import goals
 from benchmarks.fairness.methods import cgsv, shapfed
 from benchmarks.fairness.network import cnn
+from benchmarks.fairness.reallocation import reallocated
 from slimmable.cost import value_count
 from slimmable.model_check import check_model
 from slimmable.samples import Samples
@@ -106,6 +107,23 @@ def test_a_rider_receives_no_release_from_aequa_and_the_whole_model_from_fedavg(
     everything = ridden["methods"]["fedavg"]["reward"][-1] - ridden["untrained"]
     assert measures.payoff(ridden, "fedavg") == pytest.approx(100 * everything)
     assert len(measures.contributions(ridden)) == 3
+
+
+def test_rewards_allocated_anew_without_training_are_those_of_the_training(ridden):
+    # Through JSON, as they lie in the result file.
+    kept = json.loads(json.dumps(ridden))
+    assert reallocated(kept) | {"rewarded_by": ""} == kept | {"rewarded_by": ""}
+
+
+def test_rewards_allocated_anew_follow_from_what_the_cell_recorded(found):
+    kept = json.loads(json.dumps(found))
+    for own in kept["alone"]:
+        own["score"], own["blocks"] = kept["untrained"], [kept["untrained"]] * 16
+    kept["standing"]["untrained"] = kept["untrained"]
+    again = reallocated(kept)["methods"]
+    assert again["aequa"]["reward"] == [None] * 3
+    assert again["fedavg"] == kept["methods"]["fedavg"]
+    assert again["aequa, in training"] == kept["methods"]["aequa, in training"]
 
 
 def test_a_diverging_method_is_missing_and_the_others_are_as_they_were(parts, found):

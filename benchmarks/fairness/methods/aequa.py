@@ -19,15 +19,22 @@ from benchmarks.fairness.fleet import (
     Rewards,
 )
 from coordinator.claims import Claim
-from coordinator.contribution.ledger import Total
-from coordinator.fleet import Campaign
+from coordinator.contribution.ledger import Ledger, Total
 from coordinator.rewards import allocate
 from coordinator.settings import Contributions, Rounds, Settings, Training
 from coordinator.settings import Rewards as RewardSettings
-from journal.events import AnyEvent, CurvePoint, RoundOpened, RoundScored, UpdateAccepted
+from journal.events import (
+    AnyEvent,
+    Contribution,
+    CurvePoint,
+    RoundOpened,
+    RoundScored,
+    UpdateAccepted,
+)
 from slimfleet.simulation.campaign import SimulatedDevice, simulate
 from slimfleet.simulation.errors import SimulationError
 from slimmable.cost import payload_bytes
+from slimmable.spec import WidthSpec
 from slimmable.state import ModelState
 from slimmable.training import DivergenceError
 from slimmable.training_rule import WidthRule
@@ -40,6 +47,7 @@ GRID = tuple(n / 32 for n in (*range(1, 17), 18, 20, 24, 28, 32))
 RULE, BETWEEN = WidthRule.SANDWICH, 1
 COALITIONS = 12  # models that are measured for the contributions of a round
 MEASURED_WIDTHS = 3  # of each
+CONTRIBUTIONS = Contributions(coalitions=COALITIONS, widths=MEASURED_WIDTHS)
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,31 @@ TRAINING_TIME = "aequa, in training"
 TOO_FAST = "lower the learning rate"  # what a device reports of a training that diverged
 
 
-@dataclass(frozen=True)
-class Alone:
+class Alone(msgspec.Struct, frozen=True):
     """What a participant's own model scored on the server's validation data; blocks: (B,)."""
 
     score: float
     blocks: tuple[float, ...]
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """All that rewards follow from once training is over; it goes into the result file.
+
+    Attributes:
+        untrained: score of the initial weights.
+        curve: measured over width after the last round.
+        rounds: the contributions of each scored round, without the digests of the updates.
+        progress: see `coordinator.learning_curve`.
+        sent, received, published: bytes until then.
+    """
+
+    untrained: float
+    curve: tuple[CurvePoint, ...]
+    rounds: tuple[tuple[Contribution, ...], ...]
+    progress: tuple[tuple[float, float], ...]
+    sent: int
+    received: int
+    published: int
 
 
 @dataclass(frozen=True)
@@ -84,17 +111,13 @@ class Trained:
     """A campaign whose training is over.
 
     Attributes:
-        state: of the campaign; weights: full width, of the last round.
-        sent, received, published: bytes until then.
+        standing: of all participants; weights: full width, of the last round.
         seconds: CPU time of measuring and contributions, which no other method here has.
         method: how contributions were measured.
     """
 
-    state: Campaign
+    standing: Standing
     weights: ModelState
-    sent: int
-    received: int
-    published: int
     seconds: float
     method: str
 
@@ -126,7 +149,7 @@ def settings_of(fleet: Fleet, mode: str) -> Settings:
             min_devices=len(fleet),
             deadline_s=1e6,
         ),
-        contributions=Contributions(coalitions=COALITIONS, widths=MEASURED_WIDTHS),
+        contributions=CONTRIBUTIONS,
         rewards=RewardSettings(
             mode=mode,  # type: ignore[arg-type]
             ladder=GRID,
@@ -164,60 +187,81 @@ def train(fleet: Fleet, mode: str, folder: Path) -> Trained:
     size = {
         width: payload_bytes(fleet.model.spec, width) for width in {w for ws in widths for w in ws}
     }
-    return Trained(
-        state=found.state,
-        weights=found.final,
+    scored = [event for event in events if isinstance(event, RoundScored)]
+    standing = Standing(
+        untrained=found.state.untrained,
+        curve=scored[-1].curve,
+        rounds=tuple(
+            tuple(msgspec.structs.replace(one, update="") for one in event.contributions)
+            for event in scored
+        ),
+        progress=found.state.progress,
         sent=sum(event.size for event in events if isinstance(event, UpdateAccepted)),
         received=sum(size[width] for one in widths for width in one),
         published=sum(size[width] for one in widths for width in {*one}),
-        seconds=sum(event.seconds for event in events if isinstance(event, RoundScored)),
-        method=settings_of(fleet, mode).contributions.method,
     )
+    seconds = sum(event.seconds for event in scored)
+    return Trained(standing, found.final, seconds, scored[-1].method)
 
 
-def post_training(trained: Trained, fleet: Fleet, alone: Sequence[Alone]) -> dict[str, Rewards]:
-    """Return what each variant allocates after one and the same training."""
+def post_training(
+    standing: Standing, alone: Sequence[Alone], spec: WidthSpec, weights: ModelState
+) -> dict[str, Rewards]:
+    """Return what each variant allocates after one and the same training.
+
+    Args:
+        standing: after that training.
+        alone: of each participant.
+        spec: of the network.
+        weights: what the training ended with.
+    """
     return {
-        name: _rewards(trained, fleet, _claims(trained.state, variant, alone), variant)
+        name: _rewards(standing, alone, variant, spec, weights)
         for name, variant in VARIANTS.items()
     }
 
 
-def in_training(trained: Trained, fleet: Fleet, alone: Sequence[Alone]) -> Rewards:
+def in_training(trained: Trained, alone: Sequence[Alone], spec: WidthSpec) -> Rewards:
     """Return what is allocated after a training that was itself rewarded in every round."""
     variant = VARIANTS["aequa, ledger"]
-    return _rewards(trained, fleet, _claims(trained.state, variant, alone), variant)
+    return _rewards(trained.standing, alone, variant, spec, trained.weights)
 
 
-def _claims(state: Campaign, variant: Variant, alone: Sequence[Alone]) -> list[Claim]:
+def _claims(standing: Standing, variant: Variant, alone: Sequence[Alone]) -> list[Claim]:
+    ledger = Ledger(decay=CONTRIBUTIONS.decay)
+    for number, contributions in enumerate(standing.rounds, start=1):
+        ledger = ledger.entered(number, contributions)
     claims = []
     for who, own in enumerate(alone):
         device = name_of(who)
-        total = state.ledger.totals[device]
+        total = ledger.totals[device]
         if variant.contribution == "alone":
-            above = tuple(block - state.untrained for block in own.blocks)
-            total = Total(own.score - state.untrained, above, 1)
+            above = tuple(block - standing.untrained for block in own.blocks)
+            total = Total(own.score - standing.untrained, above, 1)
         if not variant.ties:
             total = replace(total, blocks=())
         claims.append(Claim(device, total, own.score if variant.assessed else None))
     return claims
 
 
-def _rewards(trained: Trained, fleet: Fleet, claims: Sequence[Claim], variant: Variant) -> Rewards:
-    state = trained.state
-    assert state.settings is not None
-    assert state.scored is not None
-    policy = msgspec.structs.replace(state.settings.rewards, rule=variant.rule)
-    curve = [point for point in state.scored.curve if point.width in policy.ladder]
-    allocation = allocate(claims, curve, policy, state.untrained, state.progress)
+def _rewards(
+    standing: Standing,
+    alone: Sequence[Alone],
+    variant: Variant,
+    spec: WidthSpec,
+    weights: ModelState,
+) -> Rewards:
+    policy = RewardSettings(ladder=GRID, rule=variant.rule)  # type: ignore[arg-type]
+    claims = _claims(standing, variant, alone)
+    allocation = allocate(claims, standing.curve, policy, standing.untrained, standing.progress)
     widths = tuple(reward.width for reward in allocation.rewards)  # in the order of the ids
-    size = {width: payload_bytes(fleet.model.spec, width) for width in {*widths} - {0.0}}
+    size = {width: payload_bytes(spec, width) for width in {*widths} - {0.0}}
     return Rewards(
-        models=tuple(trained.weights if width else None for width in widths),
+        models=tuple(weights if width else None for width in widths),
         widths=widths,
-        sent=trained.sent,
-        received=trained.received + sum(size[width] for width in widths if width),
-        published=trained.published + sum(size.values()),
+        sent=standing.sent,
+        received=standing.received + sum(size[width] for width in widths if width),
+        published=standing.published + sum(size.values()),
         notes={
             "rule": allocation.rule,
             "note": allocation.note,
@@ -227,12 +271,6 @@ def _rewards(trained: Trained, fleet: Fleet, claims: Sequence[Claim], variant: V
             "reason": [reward.reason for reward in allocation.rewards],
         },
     )
-
-
-def curve_of(trained: Trained) -> list[CurvePoint]:
-    """Return what the server measured at each width after the last round."""
-    assert trained.state.scored is not None
-    return list(trained.state.scored.curve)
 
 
 def name_of(who: int) -> str:
