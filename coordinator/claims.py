@@ -4,7 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.contribution.ledger import ROUNDING, Total, differ, half_width
+import numpy as np
+
+from coordinator.contribution.ledger import (
+    ROUNDING,
+    Total,
+    chance,
+    differ_on_recordings,
+    half_width,
+)
 from coordinator.settings import Rewards
 
 
@@ -110,6 +118,7 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
         ranks: the smallest contribution first.
         level: of the test, see `coordinator.contribution.ledger.differ`.
     """
+    by_chance = _last_by_chance(ranks, level)
     accounts = [(claim.contribution, claim.total) for claim in ranks]
     widths = [half_width(total.blocks, level) for _, total in accounts]
     widest = max(widths, default=0.0)
@@ -118,6 +127,8 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
     def tied_beyond(start: int, reach: int) -> int | None:
         """Return a claim after ``reach`` that is tied to one from ``start`` to ``reach``."""
         for place in range(reach, start - 1, -1):
+            if by_chance[place] > reach:
+                return by_chance[place]
             score, total = accounts[place]
             for other in range(max(reach, asked[place]) + 1, len(ranks)):
                 rival, its_total = accounts[other]
@@ -127,7 +138,7 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
                 asked[place] = other
                 # Where their own intervals are apart, so is that of their difference from 0.
                 apart = rival - score > slack + widths[other]
-                if not apart and not differ(total, its_total, level):
+                if not apart and not differ_on_recordings(total, its_total, level):
                     return other
         return None
 
@@ -138,3 +149,12 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
             reach = tied
         groups.append(list(ranks[start : reach + 1]))
     return groups
+
+
+def _last_by_chance(ranks: Sequence[Claim], level: float) -> list[int]:
+    """Return for each claim the last one that chance in training may set apart from it, or -1."""
+    shares = [claim.total.share for claim in ranks]
+    bars = [one.total.share - chance(one.total, level) for one in ranks]
+    # The least bar from each place on never falls, so the last one to pass is found by halving.
+    least = np.minimum.accumulate(bars[::-1])[::-1]
+    return [int(place) - 1 for place in np.searchsorted(least, shares, side="right")]

@@ -1,7 +1,7 @@
 """What would have changed a device's reward: the allocation again, with another contribution. Pure.
 
 All other contributions stay as they are. Another contribution of the device is its own, scaled in
-every block; where it is not above 0 there is nothing to scale, and it is shifted.
+every block and round; where it is not above 0 there is nothing to scale, and it is shifted.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,15 +45,29 @@ class Case:
         return allocate(self.claims, self.curve, self.policy, self.untrained, self.rounds)
 
     def _changed(self, claim: Claim, contribution: float) -> Claim:
-        own, blocks = claim.contribution, claim.total.blocks if claim.sound else ()
+        own, total = claim.contribution, claim.total if claim.sound else Total()
         if own > 0:
-            blocks = tuple(block * (contribution / own) for block in blocks)
+            times, more, more_share = contribution / own, 0.0, 0.0
         else:
-            blocks = tuple(block + contribution - own for block in blocks)
-        total = Total(contribution, blocks, max(1, claim.total.rounds))
+            times, more = 1.0, contribution - own
+            more_share = more * self._shares_per_score()
+        total = Total(
+            score=contribution,
+            blocks=tuple(times * block + more for block in total.blocks),
+            rounds=max(1, total.rounds),
+            shares=tuple(times * share for share in total.shares),
+            share=times * total.share + more_share,
+            weight=total.weight,
+        )
         if self.policy.basis == "assessment":  # the contribution is what its own model scores
             return replace(claim, total=total, alone=self.untrained + contribution)
         return replace(claim, total=total)
+
+    def _shares_per_score(self) -> float:
+        """Return how large a share of all rounds' progress stands for a score of 1, on average."""
+        advanced = [claim.total for claim in self.claims if claim.contribution > 0]
+        scores = sum(total.score for total in advanced)
+        return sum(total.share for total in advanced) / scores if scores else 0.0
 
 
 def next_wider(case: Case, device: str) -> Reward | None:

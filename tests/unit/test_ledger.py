@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.contribution.ledger import Ledger, Total, differ, half_width, statement
+from coordinator.contribution.ledger import (
+    ROUNDS_THAT_TELL,
+    Ledger,
+    Total,
+    chance,
+    differ,
+    differ_on_recordings,
+    half_width,
+    statement,
+)
 from coordinator.contribution.student import inside, quantile
 from journal.events import Contribution, RoundScored
 
@@ -113,8 +122,8 @@ def test_an_account_is_the_sum_of_its_entries_each_with_what_is_left_of_it(histo
 
 def test_who_stays_away_only_decays():
     ledger = Ledger(0.5).entered(1, [entry("a", [1.0, 3.0])]).entered(2, [entry("b", [1.0, 1.0])])
-    assert ledger.totals["a"] == Total(1.0, (0.5, 1.5), rounds=1)
-    assert ledger.totals["b"] == Total(1.0, (1.0, 1.0), rounds=1)
+    assert ledger.totals["a"] == Total(1.0, (0.5, 1.5), 1, shares=(1.0,), share=0.5, weight=0.25)
+    assert ledger.totals["b"] == Total(1.0, (1.0, 1.0), 1, shares=(1.0,), share=1.0, weight=1.0)
 
 
 def test_an_account_begins_at_zero_and_is_not_begun_twice():
@@ -127,7 +136,7 @@ def test_an_account_begins_at_zero_and_is_not_begun_twice():
 
 def test_a_round_with_other_blocks_leaves_only_the_sum():
     ledger = Ledger().entered(1, [entry("a", [1.0, 2.0])]).entered(2, [entry("a", [1.0, 2.0, 3.0])])
-    assert ledger.totals["a"] == Total(3.5, (), rounds=2)
+    assert (ledger.totals["a"].score, ledger.totals["a"].blocks) == (3.5, ())
     assert ledger.totals["a"].interval == (3.5, 3.5)
 
 
@@ -190,3 +199,91 @@ def test_equal_devices_are_told_apart_as_rarely_as_the_level_says():
         [differ(account(rng.normal(size=8)), account(rng.normal(size=8)), 0.1) for _ in range(2000)]
     )
     assert 0.08 < found < 0.12
+
+
+# --- chance in training ---------------------------------------------------------------------------
+
+
+def over_rounds(scores, decay=1.0):
+    """The accounts of devices that scored so much in each round; None = stayed away. Sure of it."""
+    ledger = Ledger(decay).with_devices(list(scores))
+    for number, row in enumerate(zip(*scores.values(), strict=True), start=1):
+        entries = [
+            entry(device, [score] * 4)
+            for device, score in zip(scores, row, strict=True)
+            if score is not None
+        ]
+        ledger = ledger.entered(number, entries)
+    return ledger.totals
+
+
+def test_shares_are_of_what_advanced_the_round_and_harm_takes_nothing_from_them():
+    totals = over_rounds({"a": [3.0, 30.0], "b": [1.0, 10.0], "vandal": [-100.0, -1.0]})
+    assert totals["a"].shares == pytest.approx((0.75, 0.75))
+    assert totals["b"].share == pytest.approx(0.5)
+
+
+def test_a_round_in_which_nobody_advanced_says_nothing_of_chance():
+    totals = over_rounds({"a": [3.0, 0.0, -1.0], "b": [1.0, -2.0, 0.0]})
+    assert totals["a"].shares == pytest.approx((0.75,))
+    assert totals["b"].rounds == 3
+
+
+def test_what_varies_from_round_to_round_as_much_as_it_differs_is_chance():
+    apart = over_rounds({"a": [1.0, 1.1, 1.0, 1.1], "b": [0.5, 0.5, 0.6, 0.5]})
+    assert differ(apart["a"], apart["b"], 0.05)
+    alike = over_rounds({"a": [1.0, 0.4, 1.1, 0.5], "b": [0.5, 1.0, 0.4, 0.9]})
+    assert differ_on_recordings(alike["a"], alike["b"], 0.05)
+    assert not differ(alike["a"], alike["b"], 0.05)
+
+
+@pytest.mark.parametrize("rounds", [1, ROUNDS_THAT_TELL - 1])
+def test_few_rounds_say_nothing_of_chance_and_the_recordings_decide(rounds):
+    totals = over_rounds({"a": [1.0, 0.5, 1.5][:rounds], "b": [0.9, 0.6, 0.7][:rounds]})
+    assert chance(totals["a"], 0.05) == -math.inf
+    assert differ(totals["a"], totals["b"], 0.05)
+
+
+def test_an_early_round_that_advanced_far_does_not_hide_what_the_later_ones_show():
+    totals = over_rounds({"a": [100.0, 0.11, 0.10, 0.11], "b": [50.0, 0.05, 0.05, 0.06]})
+    assert differ(totals["a"], totals["b"], 0.05)
+
+
+@pytest.mark.parametrize("idle", [None, 0.0, -0.5])
+@pytest.mark.parametrize("rounds", [4, 5, 10])
+def test_who_works_now_and_then_is_told_from_who_works_always(idle, rounds):
+    steady = [1.0 + 0.05 * (-1) ** n for n in range(rounds)]
+    lazy = [1.0 if n % 2 else idle for n in range(rounds)]
+    others = {f"other-{n}": steady[n:] + steady[:n] for n in range(3)}
+    totals = over_rounds({"steady": steady, "lazy": lazy, **others})
+    assert differ(totals["steady"], totals["lazy"], 0.05)
+
+
+def test_who_stayed_away_is_judged_by_the_rounds_in_which_it_was_there():
+    late = [None, None, None, 1.0, 1.0, 1.0, 1.0]
+    totals = over_rounds({"late": late, "always": [1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0]})
+    assert len(totals["late"].shares) == 4
+    assert differ(totals["late"], totals["always"], 0.05)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+def test_devices_that_work_alike_are_told_apart_by_chance_as_rarely_as_the_level_says(decay):
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(1500):
+        scores = rng.normal(1, 0.2, size=(3, 6))
+        totals = over_rounds(dict(zip("abc", scores.tolist(), strict=True)), decay)
+        found.append(differ(totals["a"], totals["b"], 0.1))
+    assert 0.05 < np.mean(found) < 0.15
+
+
+ROUNDS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=5)
+
+
+@given(ROUNDS, st.floats(0.5, 1.0))
+def test_chance_tells_nobody_from_itself_whatever_the_order(rounds, decay):
+    totals = over_rounds(dict(zip("abc", map(list, zip(*rounds, strict=True)), strict=True)), decay)
+    for one in totals.values():
+        assert not differ(one, one, 0.05)
+        for other in totals.values():
+            assert differ(one, other, 0.05) == differ(other, one, 0.05)
