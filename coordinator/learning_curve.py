@@ -41,9 +41,12 @@ def worth(share: float, curve: Sequence[tuple[float, float]]) -> float:
     """Return what a contribution is worth.
 
     Args:
-        share: as a multiple of the average. Above 1 it is worth no more than what all together have
-            trained: nobody would have more without the others. Below 0 there is nothing to lose.
+        share: as a multiple of the average. Above 1 the curve goes on as steeply as over its
+            second half; below 0 there is nothing to be worth less than.
         curve: of `learning_curve`.
     """
+    if share > 1:
+        top = curve[-1][1]
+        return top + (share - 1) * 2 * (top - worth(0.5, curve))
     fractions, scores = zip(*curve, strict=True)
     return float(np.interp(share, fractions, scores))

@@ -131,6 +131,10 @@ def allocate(
     honest = [claim for claim in ranks if claim.device not in cut]
     trained = ladder[-1].fitted if ladder else untrained
     values = _values(ranks, honest, untrained, trained, rounds)
+    if policy.rule != "affine":  # which shows every rank
+        # Nobody would have more than what all together have trained. A worth beyond it would be
+        # gained by nobody, and only lower what equal gain leaves to all others.
+        values = {device: min(value, trained) for device, value in values.items()}
     groups = _groups(honest, share, values, ladder, policy.significance)
     advanced = c.average(contributions) > 0
     granted = _granted(groups, ladder, policy, advanced=advanced)

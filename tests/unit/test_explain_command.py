@@ -20,7 +20,7 @@ from tests.fakes.finished_run import FinishedRun
 from tests.fakes.office import MIB, WIDTHS, Office, curve, profile, risen, settings
 
 LADDER = (0.125, *WIDTHS)
-SCORES = {"press": 0.5, "lathe": 0.45, "mill": 0.4, "rider": 0.001}
+SCORES = {"press": 0.65, "lathe": 0.35, "mill": 0.4, "rider": 0.001}
 FINE = {0.125: 0.3, 0.25: 0.4, 0.5: 0.6, 0.75: 0.7, 1.0: 0.8}
 
 

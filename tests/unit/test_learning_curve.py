@@ -20,9 +20,11 @@ def test_who_made_the_first_rounds_progress_is_worth_what_the_network_scored_aft
     assert worth(0.95, found) == pytest.approx(0.79)
 
 
-def test_nothing_is_worth_more_than_what_all_together_have_trained():
+def test_beyond_the_average_it_goes_on_as_steeply_as_over_the_second_half():
     found = learning_curve(0.1, 0.8, STEEP)
-    assert worth(1.5, found) == worth(9.0, found) == worth(1.0, found) == pytest.approx(0.8)
+    half = 0.1 + 0.6 * 5 / 6  # on the way to the first round's score
+    assert worth(0.5, found) == pytest.approx(half)
+    assert worth(1.5, found) == pytest.approx(0.8 + (0.8 - half))
 
 
 def test_without_rounds_or_progress_the_curve_is_a_line():

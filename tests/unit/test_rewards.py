@@ -302,14 +302,23 @@ def test_every_number_is_finite_whatever_the_contributions(scores, points, rule)
 
 
 def test_the_best_get_the_best_and_the_others_what_makes_gains_most_equal():
-    scores = {"a": 1.0, "b": 0.95, "c": 0.8}
+    scores = {"a": 1.3, "b": 0.95, "c": 0.75}
     allocation = rewarded(scores, curve(), 0.5, 0.25)
     assert allocation.rule == EQUAL_GAIN
-    # Targets are 0.8, 0.784 and 0.735: b and c are both rounded up, and so gain alike.
+    # Targets are 0.8, 0.785 and 0.725: b and c are both rounded up, and so gain alike.
     assert widths_of(allocation) == {"a": 1.0, "b": 1.0, "c": 0.75}
     reason = allocation.rewards[2].reason
-    assert "width 0.75: 0.87 times the average contribution earns a score of 0.735" in reason
+    assert "width 0.75: 0.75 times the average contribution earns a score of 0.725" in reason
     assert reason.endswith("scores 0.750, rounded up because gains are most equal so")
+
+
+def test_nobody_is_worth_more_than_what_all_together_have_trained():
+    # The giant's gain is 0 then, not negative, and equal gain takes nothing from the others.
+    allocation = rewarded({"a": 5.0, "b": 3.0, "giant": 100.0}, curve(), 0.7, 0.01)
+    a, b, giant = allocation.rewards
+    assert (giant.value, giant.width) == (0.8, 1.0)
+    assert a.target == pytest.approx(a.value)
+    assert b.value < a.value < giant.value
 
 
 def test_a_free_rider_gets_nothing_and_takes_nothing_from_the_others():
@@ -395,7 +404,8 @@ def test_whoever_passes_has_no_less_than_whoever_is_cut_off(scores, cutoff, proo
 
 
 def test_a_spread_wider_than_the_ladder_is_mapped_with_ranks_kept_and_a_note():
-    scores = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}
+    # The average is 4, and what is above it is worth no more than it.
+    scores = {"a": 10.0, "b": 3.0, "c": 2.0, "d": 1.0}
     allocation = rewarded(scores, curve(), 0.1, 0.1)
     assert allocation.rule == AFFINE
     assert "mapped affinely above the cut-off, ranks kept" in allocation.note
@@ -583,7 +593,7 @@ def test_a_contribution_that_is_no_number_is_cut_off_and_harms_nobody(score):
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_the_unit_of_contributions_does_not_matter(scale):
-    scores = {"a": 1.0 * scale, "b": 0.9 * scale, "c": -0.2 * scale}
+    scores = {"a": 1.0 * scale, "b": 0.8 * scale, "c": -0.2 * scale}
     assert widths_of(rewarded(scores, curve(), 0.4, 0.25)) == {"a": 1.0, "b": 0.75, "c": 0.0}
 
 
