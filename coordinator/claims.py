@@ -9,7 +9,6 @@ import numpy as np
 from coordinator.contribution.ledger import (
     ROUNDING,
     Total,
-    chance,
     differ_on_recordings,
     half_width,
 )
@@ -153,8 +152,8 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
 
 def _last_by_chance(ranks: Sequence[Claim], level: float) -> list[int]:
     """Return for each claim the last one that chance in training may set apart from it, or -1."""
-    shares = [claim.total.share for claim in ranks]
-    bars = [one.total.share - chance(one.total, level) for one in ranks]
+    scores = [claim.contribution for claim in ranks]
+    bars = [one.contribution - one.total.noise.difference(level) for one in ranks]
     # The least bar from each place on never falls, so the last one to pass is found by halving.
     least = np.minimum.accumulate(bars[::-1])[::-1]
-    return [int(place) - 1 for place in np.searchsorted(least, shares, side="right")]
+    return [int(place) - 1 for place in np.searchsorted(least, scores, side="right")]

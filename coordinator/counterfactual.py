@@ -46,28 +46,16 @@ class Case:
 
     def _changed(self, claim: Claim, contribution: float) -> Claim:
         own, total = claim.contribution, claim.total if claim.sound else Total()
-        if own > 0:
-            times, more, more_share = contribution / own, 0.0, 0.0
-        else:
-            times, more = 1.0, contribution - own
-            more_share = more * self._shares_per_score()
+        times, more = (contribution / own, 0.0) if own > 0 else (1.0, contribution - own)
         total = Total(
             score=contribution,
             blocks=tuple(times * block + more for block in total.blocks),
             rounds=max(1, total.rounds),
-            shares=tuple(times * share for share in total.shares),
-            share=times * total.share + more_share,
-            weight=total.weight,
+            noise=total.noise.scaled(times),
         )
         if self.policy.basis == "assessment":  # the contribution is what its own model scores
             return replace(claim, total=total, alone=self.untrained + contribution)
         return replace(claim, total=total)
-
-    def _shares_per_score(self) -> float:
-        """Return how large a share of all rounds' progress stands for a score of 1, on average."""
-        advanced = [claim.total for claim in self.claims if claim.contribution > 0]
-        scores = sum(total.score for total in advanced)
-        return sum(total.share for total in advanced) / scores if scores else 0.0
 
 
 def next_wider(case: Case, device: str) -> Reward | None:

@@ -10,8 +10,7 @@ Two things blur a score, and two devices differ only where neither explains thei
   Totals keep the blocks, because every round measures on the same recordings: what makes a block
   hard is common to all devices and rounds, and cancels where two are compared block by block.
 - The training: which batches a device drew, which coalitions were tried. That is drawn anew in
-  every round, so the rounds show it. Totals keep each round's share of what all advanced in it,
-  because early rounds advance far more than late ones.
+  every round, so the rounds show it (`coordinator.contribution.round_noise`).
 """
 
 import math
@@ -20,14 +19,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from coordinator.contribution.round_noise import RoundNoise
 from coordinator.contribution.student import quantile
 from journal.events import Contribution, RoundScored
 
 LEVEL = 0.05  # of intervals: they hold in 95 of 100 cases
 # Of the larger of two scores: what is left below it is the rounding of sums.
 ROUNDING = 1e-9
-# With fewer, the t-test calls everything chance: of three, three and a half times the spread.
-ROUNDS_THAT_TELL = 4
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,13 @@ class Total:
     Attributes:
         score: decayed sum; blocks: the same per block, (B,), empty where a method gives none.
         rounds: how many entries it is the sum of.
-        shares: its part of all progress in each round that it took part in, not decayed. Rounds in
-            which nobody advanced have none.
-        share: their decayed sum.
-        weight: how much more the difference of two such sums varies than that of two single shares:
-            the sum of decay^(2 (T - t)) n / (n - 1), with n devices in round t. Shares add up to
-            1, so what one has more the others have less.
+        noise: of the training, as the rounds show it.
     """
 
     score: float = 0.0
     blocks: tuple[float, ...] = ()
     rounds: int = 0
-    shares: tuple[float, ...] = ()
-    share: float = 0.0
-    weight: float = 0.0
+    noise: RoundNoise = field(default_factory=RoundNoise)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -79,13 +70,11 @@ class Ledger:
     def entered(self, round_: int, contributions: Sequence[Contribution]) -> "Ledger":
         """Return the ledger after a round; whoever took no part only decays."""
         totals = {device: _decayed(total, self.decay) for device, total in self.totals.items()}
-        # Harm is no part of it, as in the average that shares for the cut-off are measured by.
-        made = sum(entry.score for entry in contributions if entry.score > 0)
+        advance = sum(entry.score for entry in contributions if entry.score > 0)
         for entry in contributions:
             total = _added(totals.get(entry.device, Total()), entry)
-            if 0 < made < math.inf:
-                total = _shared(total, entry.score / made, len(contributions))
-            totals[entry.device] = total
+            noise = total.noise.entered(entry.score, advance, len(contributions))
+            totals[entry.device] = replace(total, noise=noise)
         return replace(self, round=round_, totals=totals)
 
 
@@ -97,33 +86,10 @@ def half_width(blocks: Sequence[float], level: float = LEVEL) -> float:
     return float(quantile(count - 1, level) * np.std(blocks, ddof=1) / math.sqrt(count))
 
 
-def chance(total: Total, level: float) -> float:
-    """Return how far chance in training sets apart the shares of two that give as much as this one.
-
-    A t-test on the shares of the rounds, with the variance of that device alone: two that give
-    alike vary alike. What the other one varies by must not count, or a device that gives little
-    could make itself hard to tell from one that gives much, by giving only now and then. To have
-    stayed away is no chance either.
-
-    Args:
-        total: the account of the device that gave more.
-        level: how often two equal devices may be told apart by chance, in (0, 1).
-
-    Returns:
-        a difference of `Total.share`; minus infinity where the rounds are too few to tell.
-    """
-    count = len(total.shares)
-    if count < ROUNDS_THAT_TELL:
-        return -math.inf
-    spread = float(np.std(total.shares, ddof=1)) * math.sqrt(2 * total.weight)
-    return max(quantile(count - 1, level) * spread, ROUNDING * abs(total.share))
-
-
 def differ(a: Total, b: Total, level: float) -> bool:
     """Return whether two devices contributed significantly different amounts.
 
-    Neither the choice of the recordings (`differ_on_recordings`) nor chance in training (`chance`)
-    may explain the difference.
+    Neither the choice of the recordings nor chance in training may explain the difference.
 
     Args:
         a: one device's account.
@@ -131,7 +97,7 @@ def differ(a: Total, b: Total, level: float) -> bool:
         level: of each of the two tests.
     """
     smaller, larger = sorted((a, b), key=lambda total: total.score)
-    explained = larger.share - smaller.share <= chance(larger, level)
+    explained = larger.score - smaller.score <= larger.noise.difference(level)
     return not explained and differ_on_recordings(a, b, level)
 
 
@@ -196,8 +162,7 @@ def _decayed(total: Total, decay: float) -> Total:
         total,
         score=decay * total.score,
         blocks=tuple(decay * value for value in total.blocks),
-        share=decay * total.share,
-        weight=decay**2 * total.weight,
+        noise=total.noise.decayed(decay),
     )
 
 
@@ -210,12 +175,3 @@ def _added(total: Total, entry: Contribution) -> Total:
         blocks = tuple(a + b for a, b in zip(total.blocks, entry.blocks, strict=True))
     score = total.score + entry.score
     return replace(total, score=score, blocks=blocks, rounds=total.rounds + 1)
-
-
-def _shared(total: Total, share: float, devices: int) -> Total:
-    return replace(
-        total,
-        shares=(*total.shares, share),
-        share=total.share + share,
-        weight=total.weight + devices / max(1, devices - 1),
-    )

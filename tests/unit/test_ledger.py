@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.contribution.ledger import (
-    ROUNDS_THAT_TELL,
     Ledger,
     Total,
-    chance,
     differ,
     differ_on_recordings,
     half_width,
     statement,
 )
+from coordinator.contribution.round_noise import ROUNDS_THAT_TELL, RoundNoise
 from coordinator.contribution.student import inside, quantile
 from journal.events import Contribution, RoundScored
 
@@ -122,8 +121,10 @@ def test_an_account_is_the_sum_of_its_entries_each_with_what_is_left_of_it(histo
 
 def test_who_stays_away_only_decays():
     ledger = Ledger(0.5).entered(1, [entry("a", [1.0, 3.0])]).entered(2, [entry("b", [1.0, 1.0])])
-    assert ledger.totals["a"] == Total(1.0, (0.5, 1.5), 1, shares=(1.0,), share=0.5, weight=0.25)
-    assert ledger.totals["b"] == Total(1.0, (1.0, 1.0), 1, shares=(1.0,), share=1.0, weight=1.0)
+    a, b = (ledger.totals[name] for name in "ab")
+    assert (a.score, a.blocks, a.rounds) == (1.0, (0.5, 1.5), 1)
+    assert (b.score, b.blocks, b.rounds) == (1.0, (1.0, 1.0), 1)
+    assert (a.noise.weight, b.noise.weight) == (0.5, 1.0)
 
 
 def test_an_account_begins_at_zero_and_is_not_begun_twice():
@@ -217,16 +218,38 @@ def over_rounds(scores, decay=1.0):
     return ledger.totals
 
 
-def test_shares_are_of_what_advanced_the_round_and_harm_takes_nothing_from_them():
-    totals = over_rounds({"a": [3.0, 30.0], "b": [1.0, 10.0], "vandal": [-100.0, -1.0]})
-    assert totals["a"].shares == pytest.approx((0.75, 0.75))
-    assert totals["b"].share == pytest.approx(0.5)
+def test_noise_is_that_of_the_ratio_model():
+    totals = over_rounds({"a": [3.0, 1.0, 2.0, 1.0], "b": [1.0, 1.0, 3.0, 1.0]})
+    scores, advances = np.array([3.0, 1.0, 2.0, 1.0]), np.array([4.0, 2.0, 5.0, 2.0])
+    theta = scores.sum() / advances.sum()
+    variance = ((scores - theta * advances) ** 2 / advances).sum() / 3
+    expected = quantile(3, 0.05) * math.sqrt(2 * variance * advances.sum() * 2 / 1)
+    assert totals["a"].noise.difference(0.05) == pytest.approx(expected)
+
+
+def test_whoever_has_the_same_part_of_every_round_has_no_noise():
+    totals = over_rounds({"a": [30.0, 3.0, 0.3, 0.03], "b": [10.0, 1.0, 0.1, 0.01]})
+    assert totals["a"].noise.difference(0.05) == pytest.approx(0, abs=1e-5)
+
+
+def test_harm_done_by_another_device_does_not_make_the_noise_larger():
+    calm = over_rounds({"a": [3.0, 2.0, 2.5, 3.0], "b": [1.0, 1.1, 1.0, 0.9]})
+    rough = over_rounds(
+        {"a": [3.0, 2.0, 2.5, 3.0], "b": [1.0, 1.1, 1.0, 0.9], "vandal": [0.0, -99.0, 0.0, -9.0]}
+    )
+    assert rough["a"].noise.difference(0.05) <= calm["a"].noise.difference(0.05)
 
 
 def test_a_round_in_which_nobody_advanced_says_nothing_of_chance():
-    totals = over_rounds({"a": [3.0, 0.0, -1.0], "b": [1.0, -2.0, 0.0]})
-    assert totals["a"].shares == pytest.approx((0.75,))
-    assert totals["b"].rounds == 3
+    totals = over_rounds({"a": [3.0, 0.0, 0.0], "b": [1.0, 0.0, -2.0]})
+    assert (totals["a"].noise.rounds, totals["a"].rounds) == (1, 3)
+    assert (totals["b"].noise.rounds, totals["b"].rounds) == (2, 3)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_says_nothing_of_chance(odd):
+    assert RoundNoise().entered(odd, 1.0, 2) == RoundNoise()
+    assert RoundNoise().entered(1.0, odd, 2) == RoundNoise()
 
 
 def test_what_varies_from_round_to_round_as_much_as_it_differs_is_chance():
@@ -240,7 +263,7 @@ def test_what_varies_from_round_to_round_as_much_as_it_differs_is_chance():
 @pytest.mark.parametrize("rounds", [1, ROUNDS_THAT_TELL - 1])
 def test_few_rounds_say_nothing_of_chance_and_the_recordings_decide(rounds):
     totals = over_rounds({"a": [1.0, 0.5, 1.5][:rounds], "b": [0.9, 0.6, 0.7][:rounds]})
-    assert chance(totals["a"], 0.05) == -math.inf
+    assert totals["a"].noise.difference(0.05) == -math.inf
     assert differ(totals["a"], totals["b"], 0.05)
 
 
@@ -261,8 +284,9 @@ def test_who_works_now_and_then_is_told_from_who_works_always(idle, rounds):
 
 def test_who_stayed_away_is_judged_by_the_rounds_in_which_it_was_there():
     late = [None, None, None, 1.0, 1.0, 1.0, 1.0]
-    totals = over_rounds({"late": late, "always": [1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0]})
-    assert len(totals["late"].shares) == 4
+    always = {name: [1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0] for name in ("always", "too", "as well")}
+    totals = over_rounds({"late": late, **always})
+    assert totals["late"].noise.rounds == 4
     assert differ(totals["late"], totals["always"], 0.05)
 
 
