@@ -128,6 +128,11 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
         samples: training samples on the device (the device's own claim).
         cores, cpu_flags, memory_total, machine, system, python: facts of the machine.
         runtimes: versions, for example {"torch": "2.13.0", "onnxruntime": "1.32.0"}.
+        clock_mhz: highest clock of a processor, 0 = unknown; swap_total: bytes.
+        container: kind of container that the agent runs in, or "".
+        temperature_c: of the hottest sensor, or nil; throttled: why the processor is slowed down,
+            or ""; power: "mains", "battery" or ""; disk_free: bytes. All of when the profile was
+            made.
         emulated: name of the emulated machine, or "".
     """
 
@@ -149,6 +154,13 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
     system: str = ""
     python: str = ""
     runtimes: dict[str, str] = {}
+    clock_mhz: float = 0.0
+    swap_total: int = 0
+    container: str = ""
+    temperature_c: float | None = None
+    throttled: str = ""
+    power: str = ""
+    disk_free: int = 0
     emulated: str = ""
 
 

@@ -42,7 +42,7 @@ from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
-from profiler.profile import Benchmark, MachineFacts, describe
+from profiler.profile import Benchmark, Condition, MachineFacts, describe
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Equipment:
 
     Attributes:
         trainer: None on a device that only infers.
+        condition: reads the state that the machine is in.
     """
 
     link: Link
@@ -135,6 +136,7 @@ class Equipment:
     clock: Callable[[], float]
     trainer: TrainerHandle | None = None
     telemetry_s: float = 60.0
+    condition: Callable[[], Condition] = Condition
 
 
 def last_will(fleet: str, device: str, session: int) -> Will:
@@ -338,6 +340,7 @@ class Agent:
                 facts,
                 benchmark,
                 reason=reason,
+                condition=self._gear.condition(),
                 memory_budget=self._id.memory_budget,
                 link_bytes_per_s=self._link_rate,
                 emulated=self._id.emulated,

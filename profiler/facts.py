@@ -1,13 +1,16 @@
 """Ask the operating system what this machine is. No numeric package is imported for it."""
 
+import math
 import os
 import platform
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from profiler.cgroups import CGROUPS, PROC, cgroup_cores, cgroup_memory
 from profiler.profile import MachineFacts
 
 RUNTIMES = ("torch", "onnxruntime", "numpy", "safetensors")
@@ -48,9 +51,7 @@ NUMERIC_FLAGS = frozenset(
 TRAINING_SHARE = 0.6  # the rest stays for the machine's own work, which came first
 
 
-def gather_facts(
-    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
-) -> MachineFacts:
+def gather_facts(proc: Path = PROC, cgroups: Path = CGROUPS) -> MachineFacts:
     """Return the facts of the machine that runs this.
 
     Args:
@@ -63,7 +64,7 @@ def gather_facts(
     if limit is not None and limit < total:
         total, available = limit, min(available, max(0, limit - used))
     return MachineFacts(
-        cores=usable_cores(),
+        cores=usable_cores(cgroup_cores(proc, cgroups)),
         cpu_flags=read_cpu_flags(proc / "cpuinfo"),
         memory_total=total,
         memory_available=available,
@@ -71,6 +72,9 @@ def gather_facts(
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         runtimes=installed_versions(RUNTIMES),
+        clock_mhz=_clock_mhz(),
+        swap_total=_swap_total(),
+        container=container_of(Path("/"), os.environ),
     )
 
 
@@ -79,11 +83,54 @@ def training_budget(facts: MachineFacts, share: float = TRAINING_SHARE) -> int:
     return int(facts.memory_available * share)
 
 
-def usable_cores() -> int:
-    """Return the number of processors that this process may run on."""
+def usable_cores(allowed: float | None = None) -> int:
+    """Return the number of processors that this process may keep busy.
+
+    Args:
+        allowed: processors' time that a control group leaves, see `profiler.cgroups`.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return cores if allowed is None else max(1, min(cores, math.ceil(allowed)))
+
+
+def container_of(root: Path, environment: Mapping[str, str]) -> str:
+    """Return what kind of container this process runs in, or "".
+
+    Args:
+        root: of the file system.
+        environment: of the process.
+    """
+    if "KUBERNETES_SERVICE_HOST" in environment:
+        return "kubernetes"
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run" / ".containerenv").exists():
+        return "podman"
+    try:  # systemd names the kind, as lxc or systemd-nspawn
+        named = (root / "run" / "systemd" / "container").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+    return named.strip()[:32]
+
+
+def _clock_mhz() -> float:
+    try:
+        clock = psutil.cpu_freq()
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        return 0.0
+    return float(clock.max or clock.current) if clock else 0.0
+
+
+def _swap_total() -> int:
+    with warnings.catch_warnings():  # psutil warns where a container hides /proc/vmstat
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return int(psutil.swap_memory().total)
+        except (OSError, RuntimeError):
+            return 0
 
 
 def read_cpu_flags(cpuinfo: Path) -> tuple[str, ...]:
@@ -108,48 +155,3 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def cgroup_memory(proc: Path, cgroups: Path) -> tuple[int | None, int]:
-    """Return (limit, bytes used) of the tightest control group around this process.
-
-    Limits of outer groups bind too, so every level up to the mount point is read; groups of
-    version 1 (``memory/memory.limit_in_bytes``) and 2 (``memory.max``) are understood.
-
-    Returns:
-        (None, 0) where no group limits memory, or the system has none.
-    """
-    tightest: tuple[int | None, int] = (None, 0)
-    for folder, limit_file, usage_file in _cgroup_levels(proc, cgroups):
-        limit = _read_number(folder / limit_file)
-        if limit is not None and (tightest[0] is None or limit < tightest[0]):
-            tightest = (limit, _read_number(folder / usage_file) or 0)
-    return tightest
-
-
-def _cgroup_levels(proc: Path, cgroups: Path) -> Iterable[tuple[Path, str, str]]:
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers == "":
-            root, names = cgroups, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        folder = root / path.strip("/")
-        # Inside a container the path may name a folder of the host that is not mounted here.
-        while folder != root:
-            yield folder, *names
-            folder = folder.parent
-        yield root, *names
-
-
-def _read_number(file: Path) -> int | None:
-    try:
-        return int(file.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # absent, or "max"
-        return None

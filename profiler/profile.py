@@ -1,7 +1,7 @@
 """The facts that a device reports about itself. Values only; nothing here measures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 PROFILE_SCHEMA = 1
 
@@ -11,7 +11,7 @@ class MachineFacts:
     """What the operating system says about the machine.
 
     Attributes:
-        cores: processors that this process may use.
+        cores: processors that this process may keep busy, a control group's limit considered.
         cpu_flags: instruction sets that matter to numeric kernels, sorted; empty where unknown.
         memory_total: bytes of memory, or the cgroup's limit where that is lower.
         memory_available: bytes that can be had now without swapping, the limit considered.
@@ -19,6 +19,9 @@ class MachineFacts:
         system: operating system with its release.
         python: version of Python.
         runtimes: installed versions of the numeric packages.
+        clock_mhz: highest clock of a processor; 0 where unknown.
+        swap_total: bytes that can be swapped out; training that needs them is slow beyond use.
+        container: kind of container that the agent runs in, for example "docker", or "".
     """
 
     cores: int
@@ -29,6 +32,27 @@ class MachineFacts:
     system: str
     python: str
     runtimes: Mapping[str, str]
+    clock_mhz: float = 0.0
+    swap_total: int = 0
+    container: str = ""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The state of a machine at one moment.
+
+    Attributes:
+        temperature_c: of the hottest sensor, degrees Celsius; None without a sensor.
+        throttled: why the processor is slower than it could be, or ""; "since the start" where it
+            was earlier and is not now.
+        power: "mains", "battery", or "" where the machine does not say.
+        disk_free: bytes free where the agent keeps its files; 0 where unknown.
+    """
+
+    temperature_c: float | None = None
+    throttled: str = ""
+    power: str = ""
+    disk_free: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +118,10 @@ class DeviceProfile:
         system: operating system.
         python: version.
         runtimes: versions of the numeric packages.
-        emulated: name of the emulated machine, or "". The facts from ``cores`` to ``runtimes`` are
-            always those of the machine that really runs the agent.
+        clock_mhz, swap_total, container: see `MachineFacts`.
+        temperature_c, throttled, power, disk_free: see `Condition`; when the profile was made.
+        emulated: name of the emulated machine, or "". The facts from ``cores`` on are always those
+            of the machine that really runs the agent.
     """
 
     schema: int = PROFILE_SCHEMA
@@ -116,6 +142,13 @@ class DeviceProfile:
     system: str = ""
     python: str = ""
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    clock_mhz: float = 0.0
+    swap_total: int = 0
+    container: str = ""
+    temperature_c: float | None = None
+    throttled: str = ""
+    power: str = ""
+    disk_free: int = 0
     emulated: str = ""
 
     def cost(self, width: float) -> WidthCost | None:
@@ -123,11 +156,16 @@ class DeviceProfile:
         return next((cost for cost in self.costs if cost.width == width), None)
 
 
+CARRIED = frozenset(f.name for f in fields(MachineFacts)) & {f.name for f in fields(DeviceProfile)}
+"""The facts that a profile carries as they are."""
+
+
 def describe(
     facts: MachineFacts,
     benchmark: Benchmark | None,
     *,
     memory_budget: int,
+    condition: Condition | None = None,
     link_bytes_per_s: float = 0.0,
     emulated: str = "",
     reason: str = "",
@@ -138,6 +176,7 @@ def describe(
         facts: of the machine.
         benchmark: None where the device does not train.
         memory_budget: bytes that training may use.
+        condition: of the machine now; None = not looked at.
         link_bytes_per_s: rate of the transfer path, 0 where unknown.
         emulated: name of the emulated machine, or "".
         reason: why there is no benchmark; ignored where there is one.
@@ -157,12 +196,7 @@ def describe(
         memory_budget=memory_budget,
         link_bytes_per_s=link_bytes_per_s,
         samples=measured.samples,
-        cores=facts.cores,
-        cpu_flags=facts.cpu_flags,
-        memory_total=facts.memory_total,
-        machine=facts.machine,
-        system=facts.system,
-        python=facts.python,
-        runtimes=dict(facts.runtimes),
         emulated=emulated,
+        **{name: getattr(facts, name) for name in CARRIED},
+        **asdict(condition or Condition()),
     )

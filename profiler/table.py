@@ -24,8 +24,13 @@ def _facts(profile: DeviceProfile) -> list[tuple[str, str]]:
     )
     link = f"{profile.link_bytes_per_s / 1e6:.1f} MB/s" if profile.link_bytes_per_s else ""
     cores = f"{profile.cores} core{'s' if profile.cores != 1 else ''}"
+    clock = f" of up to {profile.clock_mhz:.0f} MHz" if profile.clock_mhz else ""
+    swap = f", {profile.swap_total / MIB:.0f} MiB swap" if profile.swap_total else ""
+    memory = f"{profile.memory_total / MIB:.0f} MiB memory{swap}"
     return [
-        ("machine", f"{profile.machine}, {cores}, {profile.memory_total / MIB:.0f} MiB memory"),
+        ("machine", f"{profile.machine}, {cores}{clock}, {memory}"),
+        ("container", profile.container),
+        ("condition", _condition(profile)),
         ("emulated", emulated),
         ("system", f"{profile.system}, Python {profile.python}"),
         ("runtimes", ", ".join(f"{name} {version}" for name, version in profile.runtimes.items())),
@@ -36,6 +41,13 @@ def _facts(profile: DeviceProfile) -> list[tuple[str, str]]:
         ("data", f"{profile.samples} samples" if profile.samples else ""),
         ("model", f"{profile.model}, batch {profile.batch_size}" if profile.model else ""),
     ]
+
+
+def _condition(profile: DeviceProfile) -> str:
+    heat = "" if profile.temperature_c is None else f"{profile.temperature_c:.0f} °C"
+    free = f"{profile.disk_free / MIB:.0f} MiB free on disk" if profile.disk_free else ""
+    power = f"on {profile.power}" if profile.power else ""
+    return ", ".join(filter(None, (heat, profile.throttled, power, free)))
 
 
 def _cost_lines(profile: DeviceProfile) -> list[str]:

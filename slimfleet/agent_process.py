@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from broker.envelope import Verifier, parse_public_key
@@ -19,6 +20,7 @@ from edge_agent.stored_model import SLOTS_FOLDER
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
 from journal.disk import make_folder, write_atomically
+from profiler.condition import read_condition
 from profiler.emulation import EmulatedMachine, EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
 from slimfleet import __version__
@@ -95,6 +97,7 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
             clock=time.time,
             trainer=trainer,
             telemetry_s=config.infer.telemetry_s,
+            condition=partial(read_condition, folder),
         ),
     )
     if machine.emulates:

@@ -15,6 +15,7 @@ import msgspec
 from edge_agent.probe import ProbeResult, probe_runtime
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import TrainingFailed, training_obstacle
+from profiler.condition import read_condition
 from profiler.emulation import EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
 from profiler.profile import Benchmark, DeviceProfile, describe
@@ -158,6 +159,7 @@ async def _measure(wanted: Wanted) -> tuple[DeviceProfile, ProbeResult]:
         facts,
         benchmark,
         reason=reason,
+        condition=read_condition(Path()),
         memory_budget=budget,
         link_bytes_per_s=machine.link_bytes_per_s,
         emulated=machine.name,

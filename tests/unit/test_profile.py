@@ -11,14 +11,25 @@ from hypothesis import strategies as st
 
 from broker import messages
 from edge_agent.profile_message import from_message, to_message
+from profiler import condition
+from profiler.cgroups import cgroup_cores, cgroup_memory
+from profiler.condition import read_condition
 from profiler.facts import (
-    cgroup_memory,
+    container_of,
     gather_facts,
     installed_versions,
     read_cpu_flags,
     training_budget,
+    usable_cores,
 )
-from profiler.profile import Benchmark, DeviceProfile, MachineFacts, WidthCost, describe
+from profiler.profile import (
+    Benchmark,
+    Condition,
+    DeviceProfile,
+    MachineFacts,
+    WidthCost,
+    describe,
+)
 from profiler.table import profile_table
 
 MIB = 2**20
@@ -31,7 +42,11 @@ FACTS = MachineFacts(
     system="Linux 6.6",
     python="3.11.9",
     runtimes={"torch": "2.13.0"},
+    clock_mhz=1800.0,
+    swap_total=100 * MIB,
+    container="docker",
 )
+HOT = Condition(82.4, "throttled", "mains", 500 * MIB)
 BENCHMARK = Benchmark(
     model="cnn1d",
     spec_hash="ab" * 32,
@@ -64,6 +79,13 @@ profiles = st.builds(
     cores=st.integers(0, 128),
     cpu_flags=st.lists(text, max_size=3).map(tuple),
     runtimes=st.dictionaries(text, text, max_size=3),
+    clock_mhz=st.floats(0, 1e4),
+    swap_total=st.integers(0, 2**40),
+    container=text,
+    temperature_c=st.none() | st.floats(-60, 150),
+    throttled=text,
+    power=text,
+    disk_free=st.integers(0, 2**40),
     emulated=text,
 )
 
@@ -111,6 +133,25 @@ def test_the_table_shows_each_width_with_a_bar_and_says_what_is_emulated():
     assert "EMULATED" in table
     assert "! out of memory at width 1" in table
     assert "EMULATED" not in profile_table(describe(FACTS, BENCHMARK, memory_budget=1))
+
+
+def test_a_profile_carries_the_facts_and_the_condition_as_they_are():
+    profile = describe(FACTS, BENCHMARK, memory_budget=1, condition=HOT)
+    for carried in (FACTS, HOT):
+        for name, value in dataclasses.asdict(carried).items():
+            if name != "memory_available":  # the budget stands for it
+                assert getattr(profile, name) == value
+
+
+def test_the_table_tells_in_what_state_the_machine_is():
+    table = profile_table(describe(FACTS, BENCHMARK, memory_budget=1, condition=HOT))
+    assert "4 cores of up to 1800 MHz, 2048 MiB memory, 100 MiB swap" in table
+    assert "82 °C, throttled, on mains, 500 MiB free on disk" in table
+    assert "container       docker" in table
+    silent = dataclasses.replace(FACTS, clock_mhz=0.0, swap_total=0, container="")
+    table = profile_table(describe(silent, BENCHMARK, memory_budget=1))
+    assert "4 cores, 2048 MiB memory\n" in table
+    assert "condition" not in table
 
 
 def test_an_inference_only_device_has_a_table_too():
@@ -173,3 +214,131 @@ def test_control_groups_of_version_1_are_understood(tmp_path):
 
 def test_without_control_groups_memory_is_not_limited(tmp_path):
     assert cgroup_memory(tmp_path, tmp_path) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"plant/agent/cpu.max": "150000 100000\n"}, 1.5),
+        ({"plant/agent/cpu.max": "max 100000\n", "plant/cpu.max": "200000 100000\n"}, 2.0),
+        ({"plant/agent/cpu.max": "max 100000\n"}, None),
+        ({"plant/agent/cpu.max": "garbage\n"}, None),
+        ({"plant/agent/cpu.max": "0 100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_tightest_control_group_limits_the_processors_time(tmp_path, files, cores):
+    write(tmp_path / "proc" / "self" / "cgroup", "0::/plant/agent\n")
+    for name, content in files.items():
+        write(tmp_path / "cgroup" / name, content)
+    assert cgroup_cores(tmp_path / "proc", tmp_path / "cgroup") == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000", 0.5), ("-1", None)])
+def test_processor_limits_of_version_1_are_understood(tmp_path, quota, cores):
+    write(tmp_path / "proc" / "self" / "cgroup", "4:cpu,cpuacct:/plant\n")
+    write(tmp_path / "cgroup" / "cpu" / "plant" / "cpu.cfs_quota_us", quota)
+    write(tmp_path / "cgroup" / "cpu" / "plant" / "cpu.cfs_period_us", "100000")
+    assert cgroup_cores(tmp_path / "proc", tmp_path / "cgroup") == cores
+
+
+@pytest.mark.parametrize(("allowed", "cores"), [(0.1, 1), (1.0, 1), (1e9, usable_cores())])
+def test_a_limit_of_processor_time_leaves_at_least_one_core(allowed, cores):
+    assert usable_cores(allowed) == cores
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "environment", "kind"),
+    [
+        (".dockerenv", "", {}, "docker"),
+        ("run/.containerenv", "", {}, "podman"),
+        ("run/systemd/container", "lxc\n", {}, "lxc"),
+        (".dockerenv", "", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+        ("etc/hostname", "pc", {}, ""),
+    ],
+)
+def test_the_kind_of_container_is_told(tmp_path, file, content, environment, kind):
+    write(tmp_path / file, content)
+    assert container_of(tmp_path, environment) == kind
+
+
+FIRMWARE = "devices/platform/soc/soc:firmware/get_throttled"
+
+
+@pytest.mark.parametrize(
+    ("files", "throttled"),
+    [
+        ({}, ""),
+        ({FIRMWARE: "0\n"}, ""),
+        ({FIRMWARE: "50005\n"}, "under-voltage; throttled"),
+        ({FIRMWARE: "80000\n"}, "temperature limit since the start"),
+        ({FIRMWARE: "not a number"}, ""),
+        (
+            {
+                "class/hwmon/hwmon1/name": "rpi_volt\n",
+                "class/hwmon/hwmon1/in0_lcrit_alarm": "1\n",
+                FIRMWARE: "1\n",
+            },
+            "under-voltage",
+        ),
+        (
+            {
+                "class/thermal/cooling_device0/type": "cpufreq-cpu0\n",
+                "class/thermal/cooling_device0/cur_state": "2\n",
+                "class/thermal/cooling_device1/type": "cpufreq-cpu1\n",
+                "class/thermal/cooling_device1/cur_state": "1\n",
+            },
+            "slowed down to cool",
+        ),
+        (
+            {
+                "class/thermal/cooling_device0/type": "pwm-fan\n",
+                "class/thermal/cooling_device0/cur_state": "4\n",
+                "class/thermal/cooling_device1/type": "Processor\n",
+                "class/thermal/cooling_device1/cur_state": "0\n",
+            },
+            "",
+        ),
+    ],
+)
+def test_what_slows_a_processor_down_is_told(tmp_path, files, throttled):
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    assert read_condition(tmp_path, tmp_path).throttled == throttled
+
+
+class Sensor:
+    def __init__(self, current):
+        self.current = current
+
+
+@pytest.mark.parametrize(
+    ("readings", "hottest"),
+    [([41.5, 63.0], 63.0), ([-273.0, 255.0, 40.0], 40.0), ([float("nan")], None), ([], None)],
+)
+def test_the_hottest_plausible_sensor_counts(tmp_path, monkeypatch, readings, hottest):
+    sensors = {"cpu": [Sensor(value) for value in readings]}
+    monkeypatch.setattr(condition.psutil, "sensors_temperatures", lambda: sensors, raising=False)
+    assert read_condition(tmp_path).temperature_c == hottest
+
+
+def fails(*_arguments):
+    raise OSError("no answer")
+
+
+def test_a_machine_that_tells_nothing_is_no_error(tmp_path, monkeypatch):
+    for name in ("sensors_temperatures", "sensors_battery"):
+        monkeypatch.setattr(condition.psutil, name, fails, raising=False)
+    found = read_condition(tmp_path / "not" / "there" / "yet", tmp_path)
+    assert (found.temperature_c, found.throttled, found.power) == (None, "", "")
+    assert found.disk_free > 0
+    for name in ("sensors_temperatures", "sensors_battery"):
+        monkeypatch.delattr(condition.psutil, name, raising=False)
+    assert read_condition(tmp_path, tmp_path).power == ""
+
+
+@pytest.mark.parametrize(("plugged", "power"), [(True, "mains"), (False, "battery"), (None, "")])
+def test_the_power_source_is_told(tmp_path, monkeypatch, plugged, power):
+    battery = type("Battery", (), {"power_plugged": plugged})
+    monkeypatch.setattr(condition.psutil, "sensors_battery", lambda: battery, raising=False)
+    assert read_condition(tmp_path).power == power
