@@ -107,7 +107,7 @@ def cut_off(ranks: Sequence[Claim], share: Mapping[str, float], policy: Rewards)
     return cut
 
 
-def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
+def ties(ranks: Sequence[Claim], level: float, least: float = -math.inf) -> list[list[Claim]]:
     """Return claims in groups of those that must get one width.
 
     Two whose contributions do not differ significantly are tied, and so is whoever is tied to
@@ -116,8 +116,10 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
     Args:
         ranks: the smallest contribution first.
         level: of the test, see `coordinator.contribution.ledger.differ`.
+        least: chance in training excuses no contribution below this one. What noise sent in place
+            of work is worth is chance alone: it must not be lifted to what others have earned.
     """
-    by_chance = _last_by_chance(ranks, level)
+    by_chance = _last_by_chance(ranks, level, least)
     accounts = [(claim.contribution, claim.total) for claim in ranks]
     widths = [half_width(total.blocks, level) for _, total in accounts]
     widest = max(widths, default=0.0)
@@ -150,10 +152,11 @@ def ties(ranks: Sequence[Claim], level: float) -> list[list[Claim]]:
     return groups
 
 
-def _last_by_chance(ranks: Sequence[Claim], level: float) -> list[int]:
+def _last_by_chance(ranks: Sequence[Claim], level: float, least: float) -> list[int]:
     """Return for each claim the last one that chance in training may set apart from it, or -1."""
     scores = [claim.contribution for claim in ranks]
     bars = [one.contribution - one.total.noise.difference(level) for one in ranks]
-    # The least bar from each place on never falls, so the last one to pass is found by halving.
-    least = np.minimum.accumulate(bars[::-1])[::-1]
-    return [int(place) - 1 for place in np.searchsorted(least, scores, side="right")]
+    # The lowest bar from each place on never falls, so the last one to pass is found by halving.
+    lowest = np.minimum.accumulate(bars[::-1])[::-1]
+    passed = np.searchsorted(lowest, scores, side="right") - 1
+    return [int(last) if score >= least else -1 for last, score in zip(passed, scores, strict=True)]

@@ -135,8 +135,10 @@ def allocate(
         # Nobody would have more than what all together have trained. A worth beyond it would be
         # gained by nobody, and only lower what equal gain leaves to all others.
         values = {device: min(value, trained) for device, value in values.items()}
-    groups = _groups(honest, share, values, ladder, policy.significance)
-    advanced = c.average(contributions) > 0
+    average = c.average(contributions)
+    tied = c.ties(honest, policy.significance, policy.proof * average)
+    groups = _groups(tied, share, values, ladder)
+    advanced = average > 0
     granted = _granted(groups, ladder, policy, advanced=advanced)
     rewards = {
         claim.device: _reward(claim, share, values, cut.get(claim.device, "")) for claim in ranks
@@ -192,14 +194,12 @@ def _values(
 
 
 def _groups(
-    honest: Sequence[Claim],
+    tied: Sequence[Sequence[Claim]],
     share: Mapping[str, float],
     values: Mapping[str, float],
     ladder: Sequence[CurvePoint],
-    level: float,
 ) -> list[Group]:
     """Return the devices above the cut-off in groups that get one width, the least first."""
-    tied = c.ties(honest, level)
     means = [math.fsum(values[claim.device] for claim in group) / len(group) for group in tied]
     worths = isotonic(means, [len(group) for group in tied])
     return [

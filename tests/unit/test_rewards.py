@@ -9,12 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coordinator.claims import Claim, ties
-from coordinator.contribution.ledger import Total
+from coordinator.claims import ranked as ranked_claims
+from coordinator.contribution.ledger import Ledger, Total, differ
 from coordinator.entitlement import entitlements
 from coordinator.reward_rules import AFFINE, EQUAL_GAIN, TOLERANCE
 from coordinator.rewards import FLOOR, NONE, allocate, isotonic, score_values
 from coordinator.settings import Rewards
-from journal.events import CurvePoint
+from journal.events import Contribution, CurvePoint
 
 LADDER = (0.25, 0.5, 0.75, 1.0)
 CURVE = (0.6, 0.7, 0.75, 0.8)
@@ -179,6 +180,44 @@ def test_a_chain_of_ties_is_one_group_and_whoever_stands_between_joins_it():
 
 def test_without_blocks_only_equal_contributions_are_tied():
     assert names(ties(ranked(a=1.0, b=1.0, c=1.0001), 0.05)) == ["ab", "c"]
+
+
+def over_rounds(**scores):
+    """Claims of devices that scored so much in each round, the smallest first; sure of each."""
+    ledger = Ledger()
+    for number, row in enumerate(zip(*scores.values(), strict=True), start=1):
+        entries = [
+            Contribution(device=device, score=score, update="", blocks=(score, score))
+            for device, score in zip(scores, row, strict=True)
+        ]
+        ledger = ledger.entered(number, entries)
+    return ranked_claims([Claim(device, total) for device, total in ledger.totals.items()])
+
+
+STEADY = {"a": [1.0, 1.3, 0.8, 1.1, 0.9], "b": [1.2, 0.9, 1.1, 1.0, 1.2]}
+
+
+def test_who_differs_by_no_more_than_chance_in_training_is_tied():
+    claims = over_rounds(**STEADY, c=[0.3, 0.4, 0.3, 0.4, 0.3])
+    assert names(ties(claims, 0.05)) == ["c", "ab"]
+
+
+def test_chance_lifts_nobody_whose_contribution_had_to_be_proven():
+    wild = {"a": [9.0, 0.1, 2.0, 0.5, 6.0], "b": [0.2, 8.0, 1.0, 5.0, 0.3]}
+    claims = over_rounds(**wild, noise=[0.3, -0.2, 0.5, -0.1, 0.2])
+    assert [claim.device for claim in ties(claims, 0.05)[0]] == ["noise", "b", "a"]
+    assert len(ties(claims, 0.05, least=1.0)) == 2
+    found = allocate(claims, curve(), Rewards(cutoff=0.02), 0.5)
+    assert widths_of(found) == {"a": 1.0, "b": 1.0, "noise": 0.25}
+
+
+@given(st.lists(st.lists(st.floats(-2, 5), min_size=5, max_size=5), min_size=2, max_size=6))
+def test_the_quick_search_for_ties_finds_what_comparing_all_pairs_finds(rows):
+    claims = over_rounds(**{chr(97 + at): row for at, row in enumerate(rows)})
+    together = {claim.device: at for at, group in enumerate(ties(claims, 0.05)) for claim in group}
+    for one, other in itertools.combinations(claims, 2):
+        if together[one.device] != together[other.device]:
+            assert differ(one.total, other.total, 0.05)
 
 
 @given(measured)
