@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.free_rider_alone import account, accuracy, alone_model
 from benchmarks.recorded_rounds import Member, Plan, RecordedRound, evidence_of, record
-from coordinator.aggregation import steps_of
+from coordinator.aggregation.rules import steps_of
 from coordinator.claims import Claim
 from coordinator.contribution.counter_tests import COUNTER_TESTS, Uploads
 from coordinator.contribution.flat_steps import FlatSteps, class_rows

@@ -19,7 +19,8 @@ from broker.link import Received
 from broker.memory import MemoryBroker, MemoryLink
 from broker.permissions import Permissions, device_permissions, server_permissions
 from broker.topics import DownTopic, ServerTopic, SharedBlock, UploadBlock, UpTopic, parse_topic
-from coordinator.aggregation import DeviceUpdate, aggregate
+from coordinator.aggregation.rules import aggregate
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob
 from coordinator.fleet import Campaign
 from coordinator.server import Coordinator, Desk, Identity

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coordinator.aggregation import DeviceUpdate, combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.contribution.evidence import Evidence
 from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
 from coordinator.contribution.novelty import novel_steps

@@ -17,7 +17,8 @@ from benchmarks.fairness.data import TASKS, load
 from benchmarks.fashion_mnist import CLASSES
 from benchmarks.recorded_rounds import Member, Plan, RecordedRound, record
 from benchmarks.results import Cell, Result, Table
-from coordinator.aggregation import combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import combine
 from coordinator.claims import shares
 from coordinator.contribution.novelty import novel_steps
 from coordinator.contribution.shapley import exact_shapley

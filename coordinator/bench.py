@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import ModelManifest
+from coordinator.settings import Aggregation
 from journal.events import AloneScore, Contribution, CurvePoint
 
 if TYPE_CHECKING:  # decisions read the results below, and they have no disk
@@ -63,6 +64,7 @@ class ScoreJob:
     Attributes:
         base, best: digests of the weights it started from, and of the best so far.
         method, coalitions, widths: see `coordinator.settings.Contributions`.
+        aggregation: how the updates become one change.
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
@@ -78,6 +80,7 @@ class ScoreJob:
     known: tuple[str, ...] = ()
     min_trainers: int = 1
     absent_widths: tuple[float, ...] = ()
+    aggregation: Aggregation = field(default_factory=Aggregation)
     widths: int = 0
 
 

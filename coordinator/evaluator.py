@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coordinator.aggregation import Step, combine
+from coordinator.aggregation.steps import Step, combine
 from coordinator.contribution.evidence import EvidenceError
 from coordinator.measuring import (
     Networks,

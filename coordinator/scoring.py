@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, RoundResult, ScoreJob, UpdateFile
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
@@ -36,7 +38,8 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
     validation = load_validation(bench)
     base = decode_state(blobs.get(job.base))
-    steps = steps_of(base, model.spec, [_read_update(blobs, update) for update in job.updates])
+    updates = [_read_update(blobs, update) for update in job.updates]
+    steps = steps_of(base, model.spec, updates, job.aggregation)
     state = combine(base, model.spec, steps)
     broken = [name for name in model.spec.parameters if not np.isfinite(state[name]).all()]
     if broken:

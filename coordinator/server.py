@@ -37,7 +37,7 @@ from broker.topics import (
 from broker.transfer import BlobFetcher, upload_topics
 from coordinator import inputs as i
 from coordinator.admission import admit
-from coordinator.aggregation import inspect_update
+from coordinator.aggregation.updates import inspect_update
 from coordinator.bench import Bench
 from coordinator.duties import (
     Assess,

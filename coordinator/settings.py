@@ -77,6 +77,22 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_share: float = 0.9
 
 
+class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the updates of a round become one change; see `coordinator.aggregation.rules`.
+
+    Attributes:
+        rule: "mean": the weighted mean of the devices that hold a coordinate; "trimmed-mean": of
+            those between the extremes; "median": of the one or two in the middle.
+        trim: of trimmed-mean, share of the devices that is left out at either end, below 0.5.
+        clip: a change longer than this many times the round's median length is shortened to that
+            before anything else; 0 = never.
+    """
+
+    rule: Literal["mean", "trimmed-mean", "median"] = "mean"
+    trim: float = 0.2
+    clip: float = 0.0
+
+
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How contributions are measured.
 
@@ -206,6 +222,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     training: Training = Training()
     rounds: Rounds = Rounds()
     width_policy: WidthPolicy = WidthPolicy()
+    aggregation: Aggregation = Aggregation()
     contributions: Contributions = Contributions()
     rewards: Rewards = Rewards()
     presence: Presence = Presence()

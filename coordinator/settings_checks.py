@@ -48,6 +48,8 @@ NOT_NEGATIVE = (
     "rewards.cutoff",
     "rewards.proof",
     "rewards.sharing",
+    "aggregation.trim",
+    "aggregation.clip",
     "contributions.trim",
     "contributions.novelty",
     "contributions.widths",
@@ -90,6 +92,7 @@ def check_settings(settings: "Settings") -> None:
             WidthGrid(widths)
         except WidthError as error:
             raise SettingsError(f"{name}: {error}") from error
+    _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
     if settings.presence.offline_after < settings.presence.late_after:
@@ -120,6 +123,20 @@ def _check_numbers(settings: "Settings") -> None:
             raise SettingsError(f"{name} = {number} must be at most 1")
         if name in BELOW_ONE and number >= 1:
             raise SettingsError(f"{name} = {number} must be below 1")
+
+
+def _check_aggregation(settings: "Settings") -> None:
+    how = settings.aggregation
+    if how.trim >= 0.5:
+        raise SettingsError(
+            f"aggregation.trim = {how.trim:g} leaves nobody: it must be below 0.5; rule ="
+            ' "median" keeps the middle'
+        )
+    if 0 < how.clip < 1:
+        raise SettingsError(
+            f"aggregation.clip = {how.clip:g} would shorten what is usual: it must be at least 1,"
+            " or 0 for never"
+        )
 
 
 def _check_evaluator(settings: "Settings") -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from coordinator.aggregation import Step
+from coordinator.aggregation.steps import Step
 from coordinator.contribution.evidence import Matrix
 from slimmable.slicing import coverage
 from slimmable.spec import Indices, WidthSpec

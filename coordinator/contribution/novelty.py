@@ -10,7 +10,7 @@ of the model has next to nothing left, an honest step loses the little that it s
 The projection is made tensor by tensor, so that scaling the tensors differently leaves nothing
 either. Tensors that are small beside the number of known changes would lose much by chance (n
 values lose k / n of their squared length on average) and are projected together. A coordinate is
-weighted by who else holds it (`coordinator.aggregation.Step`), so each ring between two training
+weighted by who else holds it (`coordinator.aggregation.steps`), so each ring between two training
 widths is projected by itself.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.aggregation import Step
+from coordinator.aggregation.steps import Step
 from slimmable.slicing import coverage
 from slimmable.spec import WidthSpec
 from slimmable.state import Array

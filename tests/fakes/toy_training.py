@@ -11,7 +11,9 @@ import zlib
 import numpy as np
 
 from broker.messages import WidthEvaluation
-from coordinator.aggregation import DeviceUpdate, combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import AssessResult, ExportResult, RoundResult
 from coordinator.contribution.evidence import Evidence
 from coordinator.contribution.flat_steps import FlatSteps

@@ -6,14 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.messages import DropReason
-from coordinator.aggregation import (
-    LARGEST_WEIGHT,
-    DeviceUpdate,
-    aggregate,
-    combine,
-    inspect_update,
-    steps_of,
-)
+from coordinator.aggregation.rules import aggregate, steps_of
+from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import LARGEST_WEIGHT, DeviceUpdate, inspect_update
 from slimmable.slicing import coverage, slice_state
 from slimmable.spec import AxisTerm, ConcatTerm, ProductTerm, WidthSpec
 from slimmable.width import Axis

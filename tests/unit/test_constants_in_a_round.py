@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from coordinator.aggregation import DeviceUpdate, aggregate, inspect_update
+from coordinator.aggregation.rules import aggregate
+from coordinator.aggregation.updates import DeviceUpdate, inspect_update
 from slimmable.evaluation import initial_state, load_network
 from slimmable.from_module import slimmable_from_module
 from slimmable.model import ModelInput

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import DeviceUpdate, combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.contribution.evidence import Evidence, EvidenceError
 from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle, output_layer
 from coordinator.contribution.game import BROKEN

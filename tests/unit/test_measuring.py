@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coordinator import scoring
-from coordinator.aggregation import DeviceUpdate, Step, combine, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.assessment import assess
 from coordinator.bench import AssessJob, Bench, ScoreJob, UpdateFile
 from coordinator.bench_loading import load_validation

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import Step
+from coordinator.aggregation.steps import Step
 from coordinator.contribution.novelty import novel_steps
 from slimmable.model import load_model
 from slimmable.slicing import coverage, slice_state

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from coordinator.aggregation import DeviceUpdate, steps_of
+from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import Validation
 from slimmable.evaluation import calibrate, initial_state, outputs

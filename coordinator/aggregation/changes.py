@@ -1,0 +1,81 @@
+"""What each device changed, before anybody weighs it. numpy only, pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.aggregation.updates import DeviceUpdate
+from slimmable.slicing import slice_state
+from slimmable.spec import WidthSpec
+from slimmable.state import Array
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one device changed of the slice that it was given.
+
+    Attributes:
+        change: parameter name -> array in the shape of the slice at ``width``.
+        weight: relative weight of the device, above 0.
+    """
+
+    device: str
+    width: float
+    change: Mapping[str, Array]
+    weight: float
+
+
+def changes_of(
+    base: Mapping[str, Array], spec: WidthSpec, updates: Sequence[DeviceUpdate]
+) -> list[Change]:
+    """Return what each update changed, in the order of the device ids.
+
+    Args:
+        base: full state dict that the round started from.
+        spec: of the model.
+        updates: at least one.
+
+    Raises:
+        ValueError: no updates, or a weight that is not above 0.
+    """
+    if not updates or any(update.weight <= 0 for update in updates):
+        raise ValueError("aggregation needs at least one update, each with a weight above 0")
+    held = {width: slice_state(base, spec, width) for width in {update.width for update in updates}}
+    return [
+        Change(
+            update.device,
+            update.width,
+            {name: update.state[name] - held[update.width][name] for name in spec.parameters},
+            update.weight,
+        )
+        for update in sorted(updates, key=lambda update: update.device)
+    ]
+
+
+def clipped(changes: Sequence[Change], limit: float) -> list[Change]:
+    """Shorten what is much longer than usual, so that no single device moves the model far.
+
+    Norm bounding (Sun et al., "Can You Really Backdoor Federated Learning?", 2019). Slices of other
+    widths have other numbers of parameters, so lengths are compared as root mean squares.
+
+    Args:
+        changes: of a round.
+        limit: a change longer than this many times the median is shortened to that; above 0.
+    """
+    lengths = [_root_mean_square(one.change) for one in changes]
+    longest = limit * float(np.median(lengths))
+    return [
+        one if length <= longest else _scaled(one, longest / length)
+        for one, length in zip(changes, lengths, strict=True)
+    ]
+
+
+def _root_mean_square(change: Mapping[str, Array]) -> float:
+    squares = sum(float(np.square(array, dtype=np.float64).sum()) for array in change.values())
+    return float(np.sqrt(squares / max(1, sum(array.size for array in change.values()))))
+
+
+def _scaled(one: Change, factor: float) -> Change:
+    scaled = {name: array * np.float32(factor) for name, array in one.change.items()}
+    return Change(one.device, one.width, scaled, one.weight)

@@ -1,0 +1,38 @@
+"""A round's change as a sum: one step for each device. numpy only, pure.
+
+Whatever the rule, the change of a round is written as one step a device. So a coalition of devices
+is the sum of its steps, with the weights that the whole round gave them, and a device that changes
+nothing is worth exactly nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimmable.slicing import coverage
+from slimmable.spec import WidthSpec
+from slimmable.state import Array, ModelState
+
+
+@dataclass(frozen=True)
+class Step:
+    """The share of one device in the change of a round.
+
+    Attributes:
+        width: which slice of the full model it covers.
+        change: parameter name -> array in the slice's shape.
+    """
+
+    device: str
+    width: float
+    change: Mapping[str, Array]
+
+
+def combine(base: Mapping[str, Array], spec: WidthSpec, steps: Iterable[Step]) -> ModelState:
+    """Return ``base`` plus the given steps; statistics are copied unchanged."""
+    state = {name: np.array(array, copy=True) for name, array in base.items()}
+    for step in steps:
+        for name in spec.parameters:
+            state[name][coverage(spec, name, step.width)] += step.change[name]
+    return state
