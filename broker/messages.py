@@ -345,6 +345,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         rule: "ordered-dropout" or "sandwich"; an agent that does not know it declines.
         schedule: of the learning rate over the steps of this task, "constant" or "cosine".
         gradient_norm: longer gradients are shortened to this; 0 = none.
+        proximal: how strongly weights are drawn back to those of the task; 0 = not.
     """
 
     steps: int
@@ -359,6 +360,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     distillation: float = 0.0
     schedule: str = "constant"
     gradient_norm: float = 0.0
+    proximal: float = 0.0
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):

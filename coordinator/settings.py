@@ -25,6 +25,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         learning_rate, momentum, weight_decay: of SGD.
         round_decay: each aggregated round's learning rate is that of the round before times this.
         gradient_norm: longer gradients are shortened to this; 0 = none.
+        proximal: how strongly a device's weights are drawn back to those it received (FedProx).
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
     """
@@ -37,6 +38,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_decay: float = 1e-4
     round_decay: float = 1.0
     gradient_norm: float = 0.0
+    proximal: float = 0.0
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()

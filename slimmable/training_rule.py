@@ -51,6 +51,9 @@ class TrainingRule:
         warm_up: steps in which the learning rate rises linearly to its highest.
         gradient_norm: a longer gradient is shortened to this Euclidean length (Pascanu et al., On
             the difficulty of training recurrent neural networks, ICML 2013); 0 = never.
+        proximal: mu, how strongly weights are drawn back to those that training started from (Li et
+            al., FedProx, "Federated Optimization in Heterogeneous Networks", MLSys 2020, equation
+            2); 0 = not.
     """
 
     steps: int
@@ -66,6 +69,7 @@ class TrainingRule:
     schedule: Schedule = Schedule.CONSTANT
     warm_up: int = 0
     gradient_norm: float = 0.0
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use.
@@ -85,6 +89,8 @@ class TrainingRule:
             raise ValueError(f"weight decay {self.weight_decay} must be at least 0")
         if not 0 <= self.gradient_norm < math.inf:
             raise ValueError(f"gradient norm {self.gradient_norm} must be at least 0")
+        if not 0 <= self.proximal < math.inf:
+            raise ValueError(f"proximal {self.proximal} must be at least 0")
         if not 0 <= self.distillation <= 1:
             raise ValueError(f"distillation {self.distillation} must be from 0 to 1")
         if self.random_widths < 0:

@@ -294,7 +294,7 @@ def test_a_rule_that_cannot_train_is_refused(wrong):
 
 
 def moved(rule, state):
-    """How far one step without momentum moves the weights, Euclidean."""
+    """How far a training moves the weights, Euclidean."""
     after, _ = run(rule=rule, state=state)
     return float(np.sqrt(sum(np.sum((after[n] - state[n]) ** 2.0) for n in MLP.spec.parameters)))
 
@@ -314,6 +314,33 @@ def test_a_rate_that_ruins_the_network_does_not_with_a_limited_gradient():
         run(rule=wild)
     _, loss = run(rule=replace(wild, gradient_norm=2e-7))
     assert loss < 0.69  # better than guessing between two classes
+
+
+def test_the_proximal_term_is_the_gradient_of_the_distance_from_the_start():
+    state = initial_state(MLP, 0)
+    plain = replace(RULE, steps=1, momentum=0.0, learning_rate=0.1, weight_decay=0.0)
+    # In the first step there is no distance yet; in the second it pulls back a first step's length.
+    first, _ = run(rule=plain, state=state)
+    again, _ = run(rule=replace(plain, proximal=3.0), state=state)
+    two, _ = run(rule=replace(plain, steps=2), state=state)
+    drawn, _ = run(rule=replace(plain, steps=2, proximal=3.0), state=state)
+    for name in MLP.spec.parameters:
+        np.testing.assert_array_equal(first[name], again[name])
+        pull = 0.1 * 3.0 * (first[name] - state[name])
+        np.testing.assert_allclose(drawn[name], two[name] - pull, atol=1e-6)
+
+
+def test_a_stronger_pull_ends_nearer_to_the_start():
+    state = initial_state(MLP, 0)
+    far = [moved(replace(RULE, steps=30, proximal=mu), state) for mu in (0.0, 0.3, 3.0)]
+    assert far == sorted(far, reverse=True)
+    assert far[2] < far[0] / 2
+
+
+@pytest.mark.parametrize("mu", [-1.0, math.inf, math.nan])
+def test_a_proximal_term_that_is_no_number_above_0_is_refused(mu):
+    with pytest.raises(ValueError, match="proximal"):
+        replace(RULE, proximal=mu)
 
 
 @pytest.mark.parametrize("norm", [-1.0, math.inf, math.nan])
