@@ -65,6 +65,7 @@ class ScoreJob:
         base, best: digests of the weights it started from, and of the best so far.
         method, coalitions, widths: see `coordinator.settings.Contributions`.
         aggregation: how the updates become one change.
+        optimiser: digest of what the server's optimiser remembers, or "".
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
@@ -81,6 +82,7 @@ class ScoreJob:
     min_trainers: int = 1
     absent_widths: tuple[float, ...] = ()
     aggregation: Aggregation = field(default_factory=Aggregation)
+    optimiser: str = ""
     widths: int = 0
 
 
@@ -108,6 +110,7 @@ class RoundResult:
     coalitions: int
     seconds: float
     better: bool
+    optimiser: str = ""
 
 
 @dataclass(frozen=True)

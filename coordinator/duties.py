@@ -94,11 +94,13 @@ def job(state: Campaign) -> Job | None:
 def needed_blobs(state: Campaign) -> set[str]:
     """Return the digests in the blob folder that may still be read; all others can go.
 
-    That is the weights in use, those to compare with, the updates of a round that is not measured
-    yet, and the ONNX files that some device shall run or may be sent back to.
+    That is the weights in use, what the server's optimiser remembers, weights to compare with, the
+    updates of a round that is not measured yet, and the ONNX files that some device shall run or
+    may be sent back to.
     """
     needed = {
         state.weights,
+        state.optimiser,
         state.best,
         state.measured,
         state.released_weights,

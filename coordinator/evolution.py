@@ -214,6 +214,7 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         state,
         round=replace(current, scored=True),
         weights=event.digest,
+        optimiser=event.optimiser,
         earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
         weights_round=event.round,
         trained_rounds=state.trained_rounds + 1,

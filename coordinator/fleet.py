@@ -154,6 +154,7 @@ class Campaign:
         alone: what each device's own model scored, where it was measured.
         entitled: widest training width of each device, where training-time rewards hold it down;
             revision: the last event that said so.
+        optimiser: digest of what the server's optimiser remembers, or "".
         earlier: digests of the weights before ``weights``, the latest first, as many as
             contributions.novelty looks back on.
         measured: digest of the newest weights with a measured score, which are those that are
@@ -194,6 +195,7 @@ class Campaign:
     entitled: dict[str, float] = field(default_factory=dict)
     revision: e.EntitlementsRevised | None = None
     earlier: tuple[str, ...] = ()
+    optimiser: str = ""
     measured: str = ""
     measured_round: int = 0
     reports: dict[str, Reports] = field(default_factory=dict)

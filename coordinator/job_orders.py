@@ -21,6 +21,7 @@ def score_job(state: Campaign) -> ScoreJob:
         coalitions=settings.contributions.coalitions,
         widths=settings.contributions.widths,
         aggregation=settings.aggregation,
+        optimiser=state.optimiser,
         known=state.earlier,
         min_trainers=settings.rewards.min_trainers,
         absent_widths=tuple(d.trained_width for d in absent if d.trained_width),

@@ -3,11 +3,13 @@
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.server_optimiser import Move, move
 from coordinator.aggregation.steps import Step, combine
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, RoundResult, ScoreJob, UpdateFile
@@ -40,13 +42,15 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     base = decode_state(blobs.get(job.base))
     updates = [_read_update(blobs, update) for update in job.updates]
     steps = steps_of(base, model.spec, updates, job.aggregation)
-    state = combine(base, model.spec, steps)
+    memory = decode_state(blobs.get(job.optimiser)) if job.optimiser else {}
+    moved = move(job.aggregation.server, base, model.spec, steps, memory)
+    state = combine(moved.base, model.spec, moved.steps(model.spec, steps))
     broken = [name for name in model.spec.parameters if not np.isfinite(state[name]).all()]
     if broken:
         raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
     rng = np.random.default_rng((bench.seed, job.round))
-    novelty = _novelty(model, blobs, job, base, steps)
-    evidence = _evidence(model, base, novelty, bench, job, validation)
+    novelty = _novelty(model, blobs, job, base, steps, moved)
+    evidence = _evidence(model, moved.base, novelty, bench, job, validation)
     scores = estimate(job.method, evidence, job.coalitions, rng)
     curve: tuple[CurvePoint, ...] = ()
     better = False
@@ -68,6 +72,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         coalitions=scores.evaluations,
         seconds=time.process_time() - started,
         better=better,
+        optimiser=blobs.put(encode_state(moved.memory)) if moved.memory else "",
     )
 
 
@@ -77,15 +82,28 @@ def _read_update(blobs: BlobFolder, update: UpdateFile) -> DeviceUpdate:
 
 
 def _novelty(
-    model: SlimmableModel, blobs: BlobFolder, job: ScoreJob, base: ModelState, steps: Sequence[Step]
+    model: SlimmableModel,
+    blobs: BlobFolder,
+    job: ScoreJob,
+    base: ModelState,
+    steps: Sequence[Step],
+    moved: Move,
 ) -> Novelty:
-    """Split the steps by what the model's own last changes foretold."""
+    """Split the steps by what the model's own last changes foretold.
+
+    Whoever repeats such a change repeats it as it was seen: the steps are split before the server's
+    optimiser scales them.
+    """
     states = [base, *(decode_state(blobs.get(digest)) for digest in job.known)]
     known = [
         {name: after[name] - before[name] for name in model.spec.parameters}
         for after, before in itertools.pairwise(states)
     ]
-    return novel_steps(model.spec, steps, known)
+    found = novel_steps(model.spec, steps, known)
+    novel, foreseen = (
+        tuple(moved.steps(model.spec, part)) for part in (found.steps, found.foreseen)
+    )
+    return replace(found, steps=novel, foreseen=foreseen)
 
 
 def _evidence(

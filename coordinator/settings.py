@@ -79,6 +79,31 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_share: float = 0.9
 
 
+class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server makes of a round's change; `coordinator.aggregation.server_optimiser`.
+
+    Attributes:
+        name: "fedavg" takes it as it is; "fedavgm" adds momentum; "fedadam" and "fedyogi" besides
+            take large steps where changes are small.
+        rate: the server's learning rate. Of the adaptive two about as large as a weight shall move
+            in a round.
+        momentum: what is left of a move in the next round, 0 to below 1.
+        second_momentum: the same for squared changes, of the adaptive two.
+        adaptivity: tau, of the adaptive two: much smaller changes count in proportion again.
+    """
+
+    name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    rate: float = 1.0
+    momentum: float = 0.9
+    second_momentum: float = 0.99
+    adaptivity: float = 0.001
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether each coordinate has a rate of its own."""
+        return self.name in ("fedadam", "fedyogi")
+
+
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the updates of a round become one change; see `coordinator.aggregation.rules`.
 
@@ -88,11 +113,13 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         trim: of trimmed-mean, share of the devices that is left out at either end, below 0.5.
         clip: a change longer than this many times the round's median length is shortened to that
             before anything else; 0 = never.
+        server: what the server makes of the result.
     """
 
     rule: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = 0.2
     clip: float = 0.0
+    server: ServerOptimiser = ServerOptimiser()
 
 
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,8 @@ POSITIVE = (
     "presence.heartbeat_s",
     "contributions.coalitions",
     "telemetry_days",
+    "aggregation.server.rate",
+    "aggregation.server.adaptivity",
     "rewards.min_trainers",
     "rewards.significance",
     "rewards.aversion",
@@ -49,6 +51,8 @@ NOT_NEGATIVE = (
     "rewards.proof",
     "rewards.sharing",
     "aggregation.trim",
+    "aggregation.server.momentum",
+    "aggregation.server.second_momentum",
     "aggregation.clip",
     "contributions.trim",
     "contributions.novelty",
@@ -65,6 +69,8 @@ AT_MOST_ONE = (
     "rewards.sharing",
 )
 BELOW_ONE = (
+    "aggregation.server.momentum",
+    "aggregation.server.second_momentum",
     "training.momentum",
     "rewards.significance",
 )

@@ -311,6 +311,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
             (paired bootstrap over recordings).
         measured: digest of the weights that the curve describes, where devices measure: those that
             the round started from, or the last that any device reported on. "" = the new ones.
+        optimiser: digest of what the server's optimiser remembers, or "".
     """
 
     round: int
@@ -324,6 +325,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     seconds: float
     better: bool
     measured: str = ""
+    optimiser: str = ""
 
 
 class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
