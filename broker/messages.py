@@ -232,8 +232,10 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         device: must equal the device of the topic.
         round, width, model, spec_hash: must equal the task's.
-        payload: what the blob holds; "state-dict" (the trained slice).
-        encoding: how; "safetensors-f32".
+        payload: what the blob holds: "state-dict", the trained slice, or "change", what training
+            changed of its parameters.
+        encoding: how; "safetensors-f32", of a change "safetensors-float16" and so on, see
+            `slimmable.update_codec`.
         blob: the uploaded bytes.
         samples: samples trained on (the device's own claim).
         steps: gradient steps done.
@@ -378,6 +380,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         seed: for batch order and width draws.
         evaluate: hold back some recordings from training, and report what the received weights
             score on them.
+        upload: encoding of the update, see `slimmable.update_codec`; an agent that does not know it
+            sends full precision. upload_keep: of "top-k", share of the changes that travels.
     """
 
     round: int
@@ -393,6 +397,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     payload: str = "state-dict"
     encoding: str = "safetensors-f32"
     evaluate: bool = False
+    upload: str = "float32"
+    upload_keep: float = 0.0
 
 
 class Verdict(StrEnum):

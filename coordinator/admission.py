@@ -9,6 +9,7 @@ from coordinator.fleet import Campaign, settings_of
 from coordinator.inputs import brief, is_finite
 from coordinator.reported_curve import sound_evaluations
 from journal import events as e
+from slimmable.update_codec import FORMS
 
 MIN_BLOCK = 1024
 
@@ -46,7 +47,7 @@ def admit(
         return DropReason.BAD_BYTES, str(error)
     if not update.blob.size > 0 or not update.blob.block_size >= MIN_BLOCK:
         return DropReason.BAD_BYTES, f"{update.blob.size} bytes, at most {limit_bytes} make sense"
-    if update.payload != "state-dict" or update.encoding != "safetensors-f32":
+    if (update.payload, update.encoding) not in FORMS:
         payload = f"{update.payload[:32]!r} in {update.encoding[:32]!r}"
         return DropReason.BAD_BYTES, f"unknown payload {payload}"
     return None

@@ -9,6 +9,7 @@ from coordinator.bench import AssessJob, AssessResult, Bench
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import bootstrap
 from coordinator.measuring import block_shares, outputs_of_slice
+from coordinator.update_file import read_update
 from journal.blobs import BlobFolder
 from journal.events import AloneScore
 from slimmable.state import decode_state
@@ -32,8 +33,9 @@ def assess(bench: Bench, job: AssessJob) -> AssessResult:
     data, rng = validation.samples, np.random.default_rng((bench.seed, job.round))
     shares = block_shares(data, model.task)
     scores = []
+    base = decode_state(blobs.get(job.base))
     for update in job.updates:
-        cut = decode_state(blobs.get(update.digest))
+        cut = read_update(blobs, model.spec, base, update).state
         said = outputs_of_slice(model, update.width, cut, validation)
         found = model.task.sample_scores(said, data.y)
         interval = bootstrap(found, data.recording, rng)

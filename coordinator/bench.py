@@ -88,9 +88,14 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class AssessJob:
-    """Measure the updates of an assessment round one by one."""
+    """Measure the updates of an assessment round one by one.
+
+    Attributes:
+        base: digest of the weights it started from.
+    """
 
     round: int
+    base: str
     updates: tuple[UpdateFile, ...]
 
 

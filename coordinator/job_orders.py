@@ -31,7 +31,7 @@ def score_job(state: Campaign) -> ScoreJob:
 def assess_job(state: Campaign) -> AssessJob:
     """Return the order to measure the updates of the closed assessment round one by one."""
     assert state.round is not None
-    return AssessJob(state.round.number, _update_files(state))
+    return AssessJob(state.round.number, state.round.opened.base, _update_files(state))
 
 
 def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:

@@ -173,6 +173,9 @@ def _task(
         budget_s=current.opened.budget_s,
         seed=mine.task.seed,
         evaluate=settings.contributions.evaluator == "devices",
+        # An assessment measures what a device trained, not how it travels.
+        upload="float32" if current.opened.assessment else settings.uploads.encoding,
+        upload_keep=settings.uploads.keep,
     )
 
 

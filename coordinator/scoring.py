@@ -11,8 +11,7 @@ import numpy as np
 from coordinator.aggregation.rules import steps_of
 from coordinator.aggregation.server_optimiser import Move, move
 from coordinator.aggregation.steps import Step, combine
-from coordinator.aggregation.updates import DeviceUpdate
-from coordinator.bench import Bench, RoundResult, ScoreJob, UpdateFile
+from coordinator.bench import Bench, RoundResult, ScoreJob
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
 from coordinator.contribution.evidence import Evidence, Scores
@@ -23,6 +22,7 @@ from coordinator.curve import TrainedWidths, score_curve
 from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
+from coordinator.update_file import read_update
 from journal.blobs import BlobFolder
 from journal.events import Contribution, CurvePoint
 from slimmable.evaluation import calibrate
@@ -40,7 +40,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
     validation = load_validation(bench)
     base = decode_state(blobs.get(job.base))
-    updates = [_read_update(blobs, update) for update in job.updates]
+    updates = [read_update(blobs, model.spec, base, update) for update in job.updates]
     steps = steps_of(base, model.spec, updates, job.aggregation)
     memory = decode_state(blobs.get(job.optimiser)) if job.optimiser else {}
     moved = move(job.aggregation.server, base, model.spec, steps, memory)
@@ -74,11 +74,6 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         better=better,
         optimiser=blobs.put(encode_state(moved.memory)) if moved.memory else "",
     )
-
-
-def _read_update(blobs: BlobFolder, update: UpdateFile) -> DeviceUpdate:
-    state = decode_state(blobs.get(update.digest))
-    return DeviceUpdate(update.device, update.width, state, update.weight)
 
 
 def _novelty(

@@ -37,7 +37,7 @@ from broker.topics import (
 from broker.transfer import BlobFetcher, upload_topics
 from coordinator import inputs as i
 from coordinator.admission import admit
-from coordinator.aggregation.updates import inspect_update
+from coordinator.aggregation.updates import inspect_payload
 from coordinator.bench import Bench
 from coordinator.duties import (
     Assess,
@@ -64,7 +64,6 @@ from journal.store import Journal
 from profiler.prediction import predict_inference_memory
 from slimmable.cost import model_bytes, payload_bytes
 from slimmable.spec import WidthSpec
-from slimmable.state import StateError, decode_state
 
 log = logging.getLogger(__name__)
 
@@ -315,12 +314,13 @@ class Coordinator:
         patience = current.opened.budget_s + 10.0
         try:
             data = await self._fetcher.fetch(update.blob, topic_of, patience, limit=limit)
-            state = decode_state(data)
-        except (BlobError, StateError) as error:
+        except BlobError as error:
             log.warning("update of %s: %s", device, error)
             fault = (m.DropReason.BAD_BYTES, str(error))
             return i.UpdateFetched(device, update, limit, "", fault)
-        fault_found = inspect_update(self._spec, update.width, state)
+        fault_found = inspect_payload(self._spec, update.width, data)
+        if fault_found:
+            log.warning("update of %s: %s", device, fault_found[1])
         digest = "" if fault_found else self._desk.blobs.put(data)
         return i.UpdateFetched(device, update, limit, digest, fault_found)
 

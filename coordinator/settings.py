@@ -8,6 +8,7 @@ from broker.messages import TrainingSettings
 from coordinator.settings_checks import SettingsError as SettingsError  # noqa: PLC0414
 from coordinator.settings_checks import check_settings
 from slimmable.training_rule import TrainingRule, WidthRule
+from slimmable.update_codec import UpdateEncoding
 
 MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
@@ -120,6 +121,18 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     trim: float = 0.2
     clip: float = 0.0
     server: ServerOptimiser = ServerOptimiser()
+
+
+class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """In how many bits updates travel; see `slimmable.update_codec`.
+
+    Attributes:
+        encoding: "float32", "float16", "bfloat16", "int8" or "top-k".
+        keep: of top-k, share of the changes that travels.
+    """
+
+    encoding: UpdateEncoding = UpdateEncoding.FLOAT32
+    keep: float = 0.01
 
 
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -252,6 +265,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rounds: Rounds = Rounds()
     width_policy: WidthPolicy = WidthPolicy()
     aggregation: Aggregation = Aggregation()
+    uploads: Uploads = Uploads()
     contributions: Contributions = Contributions()
     rewards: Rewards = Rewards()
     presence: Presence = Presence()

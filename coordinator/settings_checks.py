@@ -25,6 +25,7 @@ POSITIVE = (
     "contributions.coalitions",
     "telemetry_days",
     "aggregation.server.rate",
+    "uploads.keep",
     "aggregation.server.adaptivity",
     "rewards.min_trainers",
     "rewards.significance",
@@ -62,6 +63,7 @@ NOT_NEGATIVE = (
     "releases.delivery_s",
 )
 AT_MOST_ONE = (
+    "uploads.keep",
     "width_policy.time_share",
     "width_policy.memory_share",
     "training.round_decay",

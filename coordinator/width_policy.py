@@ -10,6 +10,7 @@ from coordinator.settings import Settings
 from journal.events import RoundForecast
 from profiler.prediction import predict_round, training_cost
 from profiler.profile import WidthCost
+from slimmable.update_codec import encoded_share
 
 MIB = 1024 * 1024
 
@@ -91,7 +92,9 @@ def choose_width(
 
 def _forecast(cost: WidthCost, settings: Settings, profile: Profile, size: int) -> RoundForecast:
     steps, rate = ordinary_steps(settings, profile), profile.link_bytes_per_s
-    seconds = predict_round(cost, steps, size, size, rate)
+    uploads = settings.uploads
+    sent = int(size * encoded_share(uploads.encoding, uploads.keep))
+    seconds = predict_round(cost, steps, size, sent, rate)
     return RoundForecast(width=cost.width, predicted_s=seconds, step_s=cost.step_s)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker import messages as m
+from slimmable.update_codec import UpdateEncoding
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class KeepUpdate:
     download_s: float
     train_s: float
     evaluations: tuple[m.WidthEvaluation, ...] = ()
+    upload: UpdateEncoding = UpdateEncoding.FLOAT32
 
 
 @dataclass(frozen=True)

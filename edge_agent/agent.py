@@ -43,6 +43,7 @@ from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
 from profiler.profile import Benchmark, Condition, MachineFacts, describe
+from slimmable.update_codec import form_of
 
 log = logging.getLogger(__name__)
 
@@ -388,6 +389,8 @@ class Agent:
             behaviour=self._id.behaviour,
             noise=self._id.noise,
             evaluate=task.evaluate,
+            upload=task.upload,
+            upload_keep=task.upload_keep,
         )
         try:
             done = await trainer.train(request, action.timeout_s)
@@ -403,12 +406,14 @@ class Agent:
                 done.loss,
                 done.emulated_s,
                 done.evaluations,
+                done.upload,
             )
         )
 
     async def _keep(self, action: a.KeepUpdate) -> m.Update:
         task = action.task
         size = self._session.block_size
+        payload, encoding = form_of(action.upload)
         update = m.Update(
             device=self._id.device,
             round=task.round,
@@ -422,6 +427,8 @@ class Agent:
             download_s=action.download_s,
             train_s=action.train_s,
             evaluations=action.evaluations,
+            payload=payload,
+            encoding=encoding,
         )
         await asyncio.to_thread(self._gear.outbox.put, update, action.state)
         return update

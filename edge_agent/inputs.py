@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker import messages as m
+from slimmable.update_codec import UpdateEncoding
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TrainingDone:
     loss: float
     train_s: float
     evaluations: tuple[m.WidthEvaluation, ...] = ()
+    upload: UpdateEncoding = UpdateEncoding.FLOAT32
 
 
 @dataclass(frozen=True)

@@ -329,6 +329,7 @@ class AgentSession:
                 work.download_s,
                 given.train_s,
                 given.evaluations,
+                given.upload,
             )
         ]
 

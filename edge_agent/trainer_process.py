@@ -74,6 +74,8 @@ class TrainRequest:
     behaviour: str = "honest"
     noise: float = 0.0
     evaluate: bool = False
+    upload: str = "float32"
+    upload_keep: float = 0.0
 
 
 class TrainerProcess:
@@ -191,6 +193,8 @@ class TrainerProcess:
             noise=request.noise,
             factor=self._settings.factor,
             evaluate=request.evaluate,
+            upload=request.upload,
+            upload_keep=request.upload_keep,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

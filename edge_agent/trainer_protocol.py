@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker.messages import TrainingSettings, WidthEvaluation
+from slimmable.update_codec import UpdateEncoding
 
 T = TypeVar("T")
 LENGTH = struct.Struct(">I")
@@ -80,6 +81,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         noise: standard deviation of what a free-rider adds to the weights it sends back.
         factor: emulated seconds per CPU second; None on a real machine.
         evaluate: hold back some recordings from training, and measure ``state`` on them.
+        upload, upload_keep: how the update travels, see `slimmable.update_codec`.
     """
 
     model: str
@@ -94,6 +96,8 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     noise: float = 0.0
     factor: float | None = None
     evaluate: bool = False
+    upload: str = "float32"
+    upload_keep: float = 0.0
 
 
 class Cancel(_Tagged, frozen=True, kw_only=True):
@@ -170,7 +174,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
     """Reply to `TrainCommand`.
 
     Attributes:
-        state: safetensors of the trained weights, cut at the command's width.
+        state: bytes of the update, see `slimmable.update_codec`; upload: their encoding.
         loss: mean training loss.
         steps: gradient steps done.
         samples: trained on.
@@ -189,6 +193,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
     emulated_s: float
     peak_bytes: int
     evaluations: tuple[WidthEvaluation, ...] = ()
+    upload: UpdateEncoding = UpdateEncoding.FLOAT32
 
 
 class Failed(_Tagged, frozen=True, kw_only=True):

@@ -26,8 +26,9 @@ from slimmable.readers import read_samples
 from slimmable.samples import Samples, SamplesError
 from slimmable.slicing import check_state
 from slimmable.spec import SpecError
-from slimmable.state import Array, ModelState, StateError, decode_state, encode_state
+from slimmable.state import Array, ModelState, StateError, decode_state
 from slimmable.training import TrainingRule, train
+from slimmable.update_codec import UpdateEncoding, encode_update
 
 logger = logging.getLogger("edge_agent.trainer")
 
@@ -119,6 +120,7 @@ class Trainer:
         self._model: tuple[tuple[str, Any], SlimmableModel] | None = None
         self._data: tuple[protocol.DataSource, Samples] | None = None
         self._parts: tuple[protocol.DataSource, Samples, Samples | None] | None = None
+        self._left: tuple[tuple[str, float], ModelState] | None = None
 
     def answer(self, command: protocol.Command) -> protocol.Reply:
         """Carry out one command; whatever goes wrong becomes a `Failed`."""
@@ -191,7 +193,8 @@ class Trainer:
         evaluations = report(command, model, state, samples, held, pace.keep)
         meter.observe()
         trained, loss = behave(command, model, state, samples, after_step)
-        payload = encode_state(trained)
+        upload = _upload(command)
+        payload = self._encoded(command, upload, model, state, trained)
         pace.keep()
         return protocol.Trained(
             state=payload,
@@ -202,7 +205,30 @@ class Trainer:
             emulated_s=pace.elapsed_s,
             peak_bytes=meter.peak(),
             evaluations=evaluations,
+            upload=upload,
         )
+
+    def _encoded(
+        self,
+        command: protocol.TrainCommand,
+        upload: UpdateEncoding,
+        model: SlimmableModel,
+        received: ModelState,
+        trained: ModelState,
+    ) -> bytes:
+        """Return the bytes of the update; what they leave out is kept for the next one."""
+        slice_ = (command.spec_hash, command.width)
+        found = encode_update(
+            trained,
+            received,
+            model.spec.parameters,
+            upload,
+            np.random.default_rng((command.seed, 1)),
+            keep=command.upload_keep,
+            left=self._left[1] if self._left and self._left[0] == slice_ else None,
+        )
+        self._left = (slice_, found.left) if found.left else None
+        return found.payload
 
     def _load_model(self, name: str, options: dict[str, Any]) -> SlimmableModel:
         key = (name, options)
@@ -281,6 +307,15 @@ def _noisy(array: Array, noise: float, rng: np.random.Generator) -> Array:
     if noise == 0 or array.dtype.kind != "f":
         return array
     return (array + rng.normal(0.0, noise, array.shape)).astype(array.dtype)
+
+
+def _upload(command: protocol.TrainCommand) -> UpdateEncoding:
+    """Return the encoding that is asked for; full precision where it is of a later version."""
+    try:
+        return UpdateEncoding(command.upload)
+    except ValueError:
+        logger.warning("encoding %r is unknown here: sent in full precision", command.upload)
+        return UpdateEncoding.FLOAT32
 
 
 def _failure(error: Exception) -> protocol.Failed:

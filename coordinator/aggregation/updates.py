@@ -8,7 +8,8 @@ import numpy as np
 from broker.messages import DropReason
 from slimmable.slicing import check_state
 from slimmable.spec import SpecError, WidthSpec
-from slimmable.state import Array
+from slimmable.state import Array, StateError, decode_state
+from slimmable.update_codec import decode_change
 
 LARGEST_WEIGHT = 1e9
 
@@ -30,6 +31,17 @@ class DeviceUpdate:
     weight: float = 1.0
 
 
+def inspect_payload(spec: WidthSpec, width: float, payload: bytes) -> tuple[DropReason, str] | None:
+    """Return why the bytes of an update cannot be used, or None if they can."""
+    try:
+        change = decode_change(payload, spec, width)
+        if change is None:
+            return inspect_update(spec, width, decode_state(payload))
+    except StateError as error:
+        return DropReason.BAD_BYTES, str(error)
+    return _inspect_values(spec, change)
+
+
 def inspect_update(
     spec: WidthSpec, width: float, state: Mapping[str, Array]
 ) -> tuple[DropReason, str] | None:
@@ -38,6 +50,10 @@ def inspect_update(
         check_state(state, spec, width)
     except SpecError as error:
         return DropReason.WRONG_SHAPE, str(error)
+    return _inspect_values(spec, state)
+
+
+def _inspect_values(spec: WidthSpec, state: Mapping[str, Array]) -> tuple[DropReason, str] | None:
     for name in spec.parameters:
         array = state[name]
         if array.dtype != np.float32:

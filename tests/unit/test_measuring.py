@@ -32,6 +32,7 @@ from coordinator.measuring import (
     side_by_side,
 )
 from coordinator.scoring import score_round
+from coordinator.update_file import read_update
 from coordinator.work import initialise
 from journal.blobs import BlobFolder
 from slimmable.evaluation import calibrate, initial_state, outputs
@@ -40,6 +41,7 @@ from slimmable.samples import Samples, SamplesError
 from slimmable.slicing import slice_state
 from slimmable.state import decode_state, encode_state
 from slimmable.training import TrainingRule, train
+from slimmable.update_codec import encode_update
 from tests.fakes.toy_models import toy
 
 pytestmark = pytest.mark.torch
@@ -632,9 +634,14 @@ def test_who_sends_back_the_last_change_is_credited_next_to_nothing(bench, updat
 # --- assessment ---------------------------------------------------------------------------------
 
 
+def assess_job(bench, updates):
+    job = job_for(bench, updates)
+    return AssessJob(1, job.base, job.updates)
+
+
 def test_each_update_is_measured_by_itself_at_its_own_width(bench, updates):
     files = job_for(bench, updates).updates
-    found = {one.device: one for one in assess(bench, AssessJob(1, files)).scores}
+    found = {one.device: one for one in assess(bench, assess_job(bench, updates)).scores}
     assert set(found) == {update.device for update in updates}
     for update, file in zip(updates, files, strict=True):
         one = found[update.device]
@@ -651,15 +658,15 @@ def test_each_update_is_measured_by_itself_at_its_own_width(bench, updates):
 
 
 def test_a_model_without_a_finite_score_is_left_out(bench, updates, monkeypatch):
-    files = job_for(bench, updates[:2]).updates
     scored = iter([np.full(len(VALIDATION.samples), np.nan), np.ones(len(VALIDATION.samples))])
+    job = assess_job(bench, updates[:2])
     monkeypatch.setattr(type(MODEL.task), "sample_scores", lambda *_: next(scored))
-    assert [one.device for one in assess(bench, AssessJob(1, files)).scores] == ["honest-1"]
+    assert [one.device for one in assess(bench, job).scores] == ["honest-1"]
 
 
 def test_an_assessment_without_data_is_refused(bench):
     with pytest.raises(ValueError, match="alone_rounds = 0"):
-        assess(replace(bench, validation=None), AssessJob(1, ()))
+        assess(replace(bench, validation=None), AssessJob(1, "", ()))
 
 
 def test_values_that_are_remembered_are_those_that_would_be_measured_again(bench, updates):
@@ -680,3 +687,33 @@ def test_the_initial_weights_are_measured_once_and_like_all_others(bench, monkey
     assert score == pytest.approx(MODEL.task.score(said[1.0], VALIDATION.samples.y))
     monkeypatch.setattr("coordinator.untrained.outputs_per_width", None)
     assert initialise(bench) == (digest, score)
+
+
+# --- updates in fewer bits ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8", "top-k"])
+def test_an_update_in_fewer_bits_is_read_as_what_it_says(bench, updates, encoding):
+    base = decode_state(BlobFolder(bench.blobs).get(job_for(bench, updates).base))
+    one = updates[0]
+    received = slice_state(base, MODEL.spec, one.width)
+    rng = np.random.default_rng(0)
+    payload = encode_update(one.state, received, MODEL.spec.parameters, encoding, rng, keep=1.0)
+    file = UpdateFile(one.device, one.width, BlobFolder(bench.blobs).put(payload.payload), 1.0)
+    found = read_update(BlobFolder(bench.blobs), MODEL.spec, base, file).state
+    for name in MODEL.spec.tensors:
+        span = np.abs(one.state[name] - received[name]).max() if name in received else 0.0
+        np.testing.assert_allclose(found[name], one.state[name], atol=span / 100 + 1e-6)
+
+
+def test_an_assessment_reads_an_update_in_fewer_bits_too(bench, updates):
+    job = assess_job(bench, updates[:1])
+    base = decode_state(BlobFolder(bench.blobs).get(job.base))
+    one = updates[0]
+    received = slice_state(base, MODEL.spec, one.width)
+    rng = np.random.default_rng(0)
+    said = encode_update(one.state, received, MODEL.spec.parameters, "float16", rng).payload
+    file = replace(job.updates[0], digest=BlobFolder(bench.blobs).put(said))
+    [plain] = assess(bench, job).scores
+    [short] = assess(bench, replace(job, updates=(file,))).scores
+    assert short.score == pytest.approx(plain.score, abs=0.02)
