@@ -348,6 +348,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         schedule: of the learning rate over the steps of this task, "constant" or "cosine".
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly weights are drawn back to those of the task; 0 = not.
+        masked_loss: whether classes that the device does not have are left out of its loss.
     """
 
     steps: int
@@ -363,6 +364,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     schedule: str = "constant"
     gradient_norm: float = 0.0
     proximal: float = 0.0
+    masked_loss: bool = False
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,6 +27,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         round_decay: each aggregated round's learning rate is that of the round before times this.
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly a device's weights are drawn back to those it received (FedProx).
+        masked_loss: whether classes that a device does not have are left out of its loss.
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
     """
@@ -40,6 +41,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     round_decay: float = 1.0
     gradient_norm: float = 0.0
     proximal: float = 0.0
+    masked_loss: bool = False
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()

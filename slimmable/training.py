@@ -127,6 +127,7 @@ class Training:
         model.task.check_targets(samples.y)
         self._task = model.task
         self._loss = loss_function(model.task)
+        self._present = _present_classes(model.task, samples) if rule.masked_loss else None
         self._samples = samples
         self._rule = rule
         self._rng = rng
@@ -164,6 +165,8 @@ class Training:
         total = 0.0
         for width in widths:
             outputs = self._slices[width].forward(self._tensors, x)
+            if self._present is not None:
+                outputs = outputs.where(self._present, 0.0)
             loss = self._loss(outputs, y)
             reached = float(loss.detach())
             if not math.isfinite(reached):
@@ -257,6 +260,13 @@ def _cut_dimension(dim: int, kept: Indices) -> Cut:
     if kept[-1] == len(kept) - 1:  # a prefix is a view: no copy
         return partial(torch.narrow, dim=dim, start=0, length=len(kept))
     return partial(torch.index_select, dim=dim, index=on_torch_device(kept))
+
+
+def _present_classes(task: Task, samples: Samples) -> torch.Tensor | None:
+    """Return which classes the samples have, (C,) of booleans; None where there are no classes."""
+    if task.kind is not TaskKind.CLASSIFICATION:
+        return None
+    return on_torch_device(np.isin(np.arange(len(task.classes)), samples.y))
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -54,6 +54,9 @@ class TrainingRule:
         proximal: mu, how strongly weights are drawn back to those that training started from (Li et
             al., FedProx, "Federated Optimization in Heterogeneous Networks", MLSys 2020, equation
             2); 0 = not.
+        masked_loss: whether outputs for classes that the samples do not have are set to 0 in the
+            loss, so that training does not push them down (HeteroFL, Diao et al., ICLR 2021,
+            section 3, "masked cross-entropy"). Only classification has classes.
     """
 
     steps: int
@@ -70,6 +73,7 @@ class TrainingRule:
     warm_up: int = 0
     gradient_norm: float = 0.0
     proximal: float = 0.0
+    masked_loss: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use.

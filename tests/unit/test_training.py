@@ -337,6 +337,29 @@ def test_a_stronger_pull_ends_nearer_to_the_start():
     assert far[2] < far[0] / 2
 
 
+THREE = load_model("mlp", {"input_shape": [4], "classes": ["a", "b", "c"], "hidden": [8]})
+
+
+def test_with_a_masked_loss_outputs_for_unseen_classes_are_not_trained():
+    state, samples = initial_state(THREE, 0), classes(THREE)  # of the classes 0 and 1
+    head = [name for name in THREE.spec.parameters if THREE.spec.shape(name, 1.0)[0] == 3]
+    plain, _ = run(THREE, state=state, samples=samples)
+    masked, _ = run(THREE, state=state, samples=samples, rule=replace(RULE, masked_loss=True))
+    assert head
+    for name in head:
+        assert (plain[name][2] != state[name][2]).any()
+        np.testing.assert_array_equal(masked[name][2], state[name][2])
+        assert (masked[name][:2] != state[name][:2]).any()
+
+
+def test_where_all_classes_are_there_a_masked_loss_is_the_loss():
+    plain, loss = run()
+    masked, same = run(rule=replace(RULE, masked_loss=True))
+    assert loss == same
+    for name in MLP.spec.parameters:
+        np.testing.assert_array_equal(plain[name], masked[name])
+
+
 @pytest.mark.parametrize("mu", [-1.0, math.inf, math.nan])
 def test_a_proximal_term_that_is_no_number_above_0_is_refused(mu):
     with pytest.raises(ValueError, match="proximal"):
