@@ -136,6 +136,7 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
         reason=event.reason,
         predicted_s=event.predicted_s,
         forecasts=event.forecasts,
+        steps=event.steps,
     )
 
 

@@ -67,6 +67,7 @@ class Device:
 
     Attributes:
         forecasts: how long a round takes it at each training width up to its own.
+        steps: of a round, where it is too slow for the ordinary ones; 0 = those.
         trained_width: of the last update that was aggregated.
         accepted: round -> blob of the update that was accepted.
         failed_width: narrowest width that it had no room or time to install; 0 = none failed.
@@ -86,6 +87,7 @@ class Device:
     width: float = 0.0
     predicted_s: float = 0.0
     forecasts: tuple[e.RoundForecast, ...] = ()
+    steps: int = 0
     trained_width: float = 0.0
     observed_s: tuple[float, ...] = ()
     rounds_taken: int = 0

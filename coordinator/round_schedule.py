@@ -83,7 +83,7 @@ def _assesses(state: Campaign) -> bool:
 
 def _task(state: Campaign, device: Device, number: int, position: int) -> e.RoundTask:
     settings = settings_of(state)
-    steps = ordinary_steps(settings, device.profile)
+    steps = device.steps or ordinary_steps(settings, device.profile)
     if _assesses(state):
         steps *= settings.contributions.alone_rounds
         width = device.width  # it starts from untrained weights: there is nothing to withhold
@@ -94,7 +94,7 @@ def _task(state: Campaign, device: Device, number: int, position: int) -> e.Roun
         width=width,
         predicted_s=forecast(device, width, steps, settings),
         seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
-        steps=steps if settings.training.epochs else 0,
+        steps=steps if settings.training.epochs or device.steps else 0,
     )
 
 

@@ -92,7 +92,11 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
     if known and known.profile and _same_profile(known.profile, profile):
         return []
     choice = choose_width(
-        profile, settings_of(state), state.spec_hash, given.payload_bytes.__getitem__
+        profile,
+        settings_of(state),
+        state.spec_hash,
+        given.payload_bytes.__getitem__,
+        held=known.width if known else 0.0,
     )
     return [
         e.DeviceProfiled(device=given.device, profile=profile),
@@ -104,6 +108,7 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
             predicted_s=choice.predicted_s,
             predicted_bytes=choice.predicted_bytes,
             forecasts=choice.forecasts,
+            steps=choice.steps,
         ),
     ]
 

@@ -76,10 +76,20 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much of the deadline and of the memory budget a prediction may use."""
+    """What a device must be able to do to train a width.
+
+    Attributes:
+        time_share, memory_share: how much of the deadline and of its memory budget a prediction may
+            use.
+        hysteresis: to train wider than now, a device must have this share of the time to spare.
+        least_steps: a device that is too slow for the narrowest width takes fewer steps, but not
+            fewer than these.
+    """
 
     time_share: float = 0.8
     memory_share: float = 0.9
+    hysteresis: float = 0.1
+    least_steps: int = 1
 
 
 class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

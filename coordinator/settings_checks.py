@@ -35,6 +35,7 @@ POSITIVE = (
     "rounds.failures_limit",
     "width_policy.time_share",
     "width_policy.memory_share",
+    "width_policy.least_steps",
     "presence.late_after",
     "releases.valid_days",
     "releases.attempts",
@@ -51,6 +52,7 @@ NOT_NEGATIVE = (
     "rewards.cutoff",
     "rewards.proof",
     "rewards.sharing",
+    "width_policy.hysteresis",
     "aggregation.trim",
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
@@ -71,6 +73,7 @@ AT_MOST_ONE = (
     "rewards.sharing",
 )
 BELOW_ONE = (
+    "width_policy.hysteresis",
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
     "training.momentum",

@@ -1,6 +1,6 @@
 """Which width a device trains: the widest that fits the deadline and the memory. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from broker import messages as m
@@ -8,7 +8,7 @@ from broker.messages import Participation, Profile
 from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
 from journal.events import RoundForecast
-from profiler.prediction import predict_round, training_cost
+from profiler.prediction import predict_round, steps_within, training_cost
 from profiler.profile import WidthCost
 from slimmable.update_codec import encoded_share
 
@@ -23,6 +23,7 @@ class WidthChoice:
         width: training width, 0 where the device cannot train.
         predicted_s: predicted round time; predicted_bytes: predicted peak memory.
         forecasts: for this width and the narrower ones of the grid, ascending.
+        steps: of a round, where it can take only so many; 0 = the ordinary ones.
     """
 
     width: float
@@ -31,57 +32,54 @@ class WidthChoice:
     predicted_s: float = 0.0
     predicted_bytes: int = 0
     forecasts: tuple[RoundForecast, ...] = ()
+    steps: int = 0
 
 
 def choose_width(
-    profile: Profile, settings: Settings, spec_hash: str, payload_bytes: Callable[[float], int]
+    profile: Profile,
+    settings: Settings,
+    spec_hash: str,
+    payload_bytes: Callable[[float], int],
+    held: float = 0.0,
 ) -> WidthChoice:
     """Return the widest training width within the deadline and the memory budget.
+
+    A device that is too slow for the narrowest one takes as many fewer steps as it must.
 
     Args:
         profile: what the device measured; its numbers are checked, not trusted.
         settings: deadline, shares and training grid.
         spec_hash: of the model that is trained.
         payload_bytes: size on the wire of the weights of a width.
+        held: the width that it trains now, 0 = none: a wider one must fit with room to spare, or
+            small differences between two profiles would move it to and fro.
     """
     refusal = _refuse(profile, settings, spec_hash)
     if refusal:
         return WidthChoice(0.0, Participation.CANNOT, refusal)
-    allowed_s = settings.rounds.deadline_s * settings.width_policy.time_share
-    allowed_bytes = profile.memory_budget * settings.width_policy.memory_share
-    why_not_wider = ""
     rule = settings.training_rule()
     measured = [_measured(cost) for cost in profile.costs if cost.width in settings.widths]
     costs = {cost.width: training_cost(measured, cost.width, rule) for cost in measured}
-    forecasts = {
-        cost.width: _forecast(cost, settings, profile, payload_bytes(cost.width))
-        for cost in costs.values()
+    fits = {
+        width: _Fit(cost, _transfers(settings, profile, payload_bytes(width)), settings, profile)
+        for width, cost in costs.items()
         if cost
     }
-    for width, cost in sorted(costs.items(), reverse=True):
-        if cost is None:
+    why_not_wider = ""
+    for width in sorted(costs, reverse=True):
+        if width not in fits:
             why_not_wider = f"{width:g} draws a narrower width that was not measured"
             continue
-        seconds = forecasts[width].predicted_s
-        if cost.peak_bytes > allowed_bytes:
-            why_not_wider = (
-                f"{cost.width:g} would need {cost.peak_bytes / MIB:.0f} of the"
-                f" {allowed_bytes / MIB:.0f} MiB allowed"
-            )
-        elif seconds > allowed_s:
-            why_not_wider = (
-                f"{cost.width:g} would take {seconds:.1f} s of the {allowed_s:.1f} s allowed"
-            )
-        else:
-            because = why_not_wider or _missing_wider(profile, settings, cost.width)
-            return WidthChoice(
-                cost.width,
-                Participation.TAKES_PART,
-                f"width {cost.width:g}: {because}",
-                seconds,
-                cost.peak_bytes,
-                tuple(forecasts[held] for held in sorted(forecasts) if held <= width),
-            )
+        obstacle = fits[width].obstacle(held)
+        if not obstacle:
+            because = why_not_wider or _missing_wider(profile, settings, width)
+            return _choice(fits, width, f"width {width:g}: {because}")
+        why_not_wider = obstacle
+    steps = fits[min(fits)].affordable_steps() if fits else 0
+    if steps:
+        width, asked = min(fits), ordinary_steps(settings, profile)
+        reason = f"width {width:g} with {steps} of {asked} steps: {why_not_wider}"
+        return _choice(fits, width, reason, steps)
     return WidthChoice(
         0.0,
         Participation.CANNOT,
@@ -90,12 +88,88 @@ def choose_width(
     )
 
 
-def _forecast(cost: WidthCost, settings: Settings, profile: Profile, size: int) -> RoundForecast:
-    steps, rate = ordinary_steps(settings, profile), profile.link_bytes_per_s
+@dataclass(frozen=True)
+class _Fit:
+    """Whether one width fits one device.
+
+    Attributes:
+        cost: of an average training step at that width.
+        transfers: see `_transfers`.
+    """
+
+    cost: WidthCost
+    transfers: tuple[int, int, float]
+    settings: Settings
+    profile: Profile
+
+    @property
+    def allowed_s(self) -> float:
+        """Seconds that a round may take the device."""
+        return self.settings.rounds.deadline_s * self.settings.width_policy.time_share
+
+    @property
+    def predicted_s(self) -> float:
+        """Seconds of a round with its ordinary steps."""
+        return self.seconds(ordinary_steps(self.settings, self.profile))
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of a round with so many steps."""
+        return predict_round(self.cost, steps, *self.transfers)
+
+    def lacks_memory(self) -> str:
+        """Return how much memory is missing, or ""."""
+        allowed = self.profile.memory_budget * self.settings.width_policy.memory_share
+        if self.cost.peak_bytes <= allowed:
+            return ""
+        need = f"{self.cost.peak_bytes / MIB:.0f} of the {allowed / MIB:.0f} MiB allowed"
+        return f"{self.cost.width:g} would need {need}"
+
+    def obstacle(self, held: float) -> str:
+        """Return what speaks against the width, or ""."""
+        seconds, allowed = self.predicted_s, self.allowed_s
+        if lack := self.lacks_memory():
+            return lack
+        if seconds > allowed:
+            return f"{self.cost.width:g} would take {seconds:.1f} s of the {allowed:.1f} s allowed"
+        spare = allowed * (1.0 - self.settings.width_policy.hysteresis)
+        if 0 < held < self.cost.width and seconds > spare:
+            return (
+                f"{self.cost.width:g} would take {seconds:.1f} s, and to become wider it must take"
+                f" no more than {spare:.1f} s"
+            )
+        return ""
+
+    def affordable_steps(self) -> int:
+        """Return how many steps fit the deadline; 0 where they are too few, or memory is."""
+        steps = steps_within(self.cost, self.allowed_s, *self.transfers)
+        fits = not self.lacks_memory() and steps >= self.settings.width_policy.least_steps
+        return min(steps, ordinary_steps(self.settings, self.profile)) if fits else 0
+
+
+def _choice(
+    fits: Mapping[float, _Fit], width: float, reason: str, steps: int | None = None
+) -> WidthChoice:
+    chosen = fits[width]
+    return WidthChoice(
+        width,
+        Participation.TAKES_PART,
+        reason,
+        chosen.predicted_s if steps is None else chosen.seconds(steps),
+        chosen.cost.peak_bytes,
+        tuple(
+            RoundForecast(width=inner, predicted_s=fit.predicted_s, step_s=fit.cost.step_s)
+            for inner, fit in sorted(fits.items())
+            if inner <= width
+        ),
+        steps or 0,
+    )
+
+
+def _transfers(settings: Settings, profile: Profile, size: int) -> tuple[int, int, float]:
+    """Return bytes down, bytes up and the link's bytes per second."""
     uploads = settings.uploads
     sent = int(size * encoded_share(uploads.encoding, uploads.keep))
-    seconds = predict_round(cost, steps, size, sent, rate)
-    return RoundForecast(width=cost.width, predicted_s=seconds, step_s=cost.step_s)
+    return size, sent, profile.link_bytes_per_s
 
 
 def _measured(cost: m.WidthCost) -> WidthCost:

@@ -131,6 +131,7 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
         reason: one sentence.
         forecasts: for that width and the narrower ones, which a device trains where its
             entitlement holds it down.
+        steps: of a round, where it is too slow for the ordinary ones; 0 = those.
     """
 
     device: str
@@ -140,6 +141,7 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
     predicted_s: float = 0.0
     predicted_bytes: int = 0
     forecasts: tuple[RoundForecast, ...] = ()
+    steps: int = 0
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

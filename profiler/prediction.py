@@ -80,6 +80,26 @@ def predict_round(
     return (steps + SET_UP_STEPS) * cost.step_s + transfer
 
 
+def steps_within(
+    cost: WidthCost,
+    seconds: float,
+    download_bytes: int,
+    upload_bytes: int,
+    link_bytes_per_s: float,
+) -> int:
+    """Return the most steps with which `predict_round` gives at most so many seconds; 0 to 1e9.
+
+    Args:
+        cost: of an average step.
+        seconds: that the round may take.
+        download_bytes: weights to fetch.
+        upload_bytes: weights to send.
+        link_bytes_per_s: rate of the transfer path; 0 = unknown.
+    """
+    left = seconds - predict_round(cost, 0, download_bytes, upload_bytes, link_bytes_per_s)
+    return int(min(left / cost.step_s, 1e9)) if left > 0 else 0
+
+
 def predict_memory(baseline: int, parameter_bytes: int, activation_bytes: int) -> int:
     """Return the peak resident bytes of training.
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.messages import WidthCost
 from coordinator.duties import shared
 from coordinator.local_training import assessment_training, ordinary_steps, round_training
 from coordinator.publications import publications
@@ -48,6 +49,19 @@ def test_the_prediction_is_for_the_steps_that_the_device_itself_takes():
     desk = office(epochs=1.0)
     seconds = {task.device: task.predicted_s for task in desk.state.round.opened.tasks}
     assert seconds[LARGE] - seconds[SMALL] == pytest.approx(18 * 0.1)
+
+
+def test_a_slow_device_is_told_fewer_steps_and_the_others_all():
+    desk = office(steps=20)
+    deadline = desk.state.settings.rounds.deadline_s * 0.8
+    costs = (WidthCost(width=0.25, step_s=deadline / 10.5, peak_bytes=1),)
+    desk.join("old", costs=costs)
+    desk._answer()
+    desk.scored({SMALL: 0.5, LARGE: 0.3})
+    assert desk.state.devices["old"].reason.startswith("width 0.25 with 8 of 20 steps: 0.25 would")
+    assert told_steps(desk) == {SMALL: 20, LARGE: 20, "old": 8}
+    seconds = {task.device: task.predicted_s for task in desk.state.round.opened.tasks}
+    assert seconds["old"] <= deadline
 
 
 @given(st.integers(0, 10**9), st.floats(0.01, 100), st.integers(1, 512))

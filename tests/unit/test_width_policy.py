@@ -85,6 +85,58 @@ def test_a_device_that_fits_nothing_is_told_so_and_stays_visible():
     assert "stays visible and can still infer" in choice.reason
 
 
+def test_a_device_too_slow_for_the_narrowest_width_takes_fewer_steps():
+    choice = choose(profile(steps=(15.9, 30.0, 40.0, 50.0)))
+    assert (choice.width, choice.steps) == (0.25, 3)  # and two more to set up make 80 s
+    assert choice.participation is Participation.TAKES_PART
+    expected = "width 0.25 with 3 of 10 steps: 0.25 would take 190.8 s of the 80.0 s allowed"
+    assert choice.reason == expected
+    assert choice.predicted_s == pytest.approx(79.5, abs=0.01)
+
+
+def test_below_the_least_number_of_steps_it_takes_no_part():
+    slow = profile(steps=(16.0, 30.0, 40.0, 50.0))
+    policy = WidthPolicy(time_share=0.8, memory_share=0.5, least_steps=4)
+    assert cannot(choose(slow, msgspec.structs.replace(SETTINGS, width_policy=policy)))
+    assert cannot(choose(profile(steps=(79.0, 90.0, 95.0, 99.0))))
+
+
+def test_fewer_steps_do_not_help_where_memory_is_missing_or_the_link_is_too_slow():
+    slow = (16.0, 30.0, 40.0, 50.0)
+    assert cannot(choose(profile(steps=slow, memory_budget=1 * MIB)))
+    assert cannot(choose(profile(steps=slow, link_bytes_per_s=1e4), size=1_000_000))
+
+
+@given(
+    st.lists(st.floats(0.01, 500), min_size=4, max_size=4).map(sorted),
+    st.sampled_from([0.0, *WIDTHS]),
+    st.floats(1e3, 1e9),
+)
+def test_whoever_takes_part_is_predicted_to_be_in_time(steps, held, rate):
+    choice = choose_width(
+        profile(steps=steps, link_bytes_per_s=rate), SETTINGS, SPEC, lambda _: 10_000, held
+    )
+    if choice.width:
+        assert choice.predicted_s <= 80.0 + 1e-6
+        assert 0 <= choice.steps < 10
+        assert choice.width == 0.25 or not choice.steps
+
+
+# An average step at full width takes so long; with 10 and 2 to set up 6.1 s make 73.2 s.
+@pytest.mark.parametrize(
+    ("average", "held", "width"),
+    [(6.1, 0.0, 1.0), (6.1, 1.0, 1.0), (6.1, 0.75, 0.75), (5.9, 0.75, 1.0), (6.7, 1.0, 0.75)],
+)
+def test_to_become_wider_takes_time_to_spare_and_to_stay_does_not(average, held, width):
+    machine = profile(steps=(1.0, 2.0, 3.0, 4 * average - 6.0), link_bytes_per_s=0.0)
+    choice = choose_width(machine, SETTINGS, SPEC, lambda _: 0, held)
+    assert choice.width == width
+    if (average, held) == (6.1, 0.75):
+        assert "1 would take 73.2 s, and to become wider it must take no more than 72.0 s" in (
+            choice.reason
+        )
+
+
 def test_why_the_wider_ones_are_missing_is_repeated_from_the_profile():
     weak = profile(widths=(0.25, 0.5), failures=("oom at width 0.75",))
     assert choose(weak).width == 0.5
