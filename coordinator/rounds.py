@@ -97,6 +97,7 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
         state.spec_hash,
         given.payload_bytes.__getitem__,
         held=known.width if known else 0.0,
+        cap=settings_of(state).width_policy.caps.get(given.device, 1.0),
     )
     return [
         e.DeviceProfiled(device=given.device, profile=profile),

@@ -84,12 +84,14 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         hysteresis: to train wider than now, a device must have this share of the time to spare.
         least_steps: a device that is too slow for the narrowest width takes fewer steps, but not
             fewer than these.
+        caps: device -> widest width that the operator lets it train, whatever it can.
     """
 
     time_share: float = 0.8
     memory_share: float = 0.9
     hysteresis: float = 0.1
     least_steps: int = 1
+    caps: dict[str, float] = {}
 
 
 class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

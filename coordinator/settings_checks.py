@@ -177,9 +177,10 @@ def _check_rewards(settings: "Settings") -> None:
             f"rewards.first_entitlement = {rewards.first_entitlement} must be 0 or one of the"
             f" widths {settings.widths}"
         )
-    for device, cap in rewards.caps.items():
-        if not 0 <= cap <= 1:
-            raise SettingsError(f"rewards.caps: {cap} for {device} must be a width, 0 to 1")
+    for where, caps in (("rewards", rewards.caps), ("width_policy", settings.width_policy.caps)):
+        for device, cap in caps.items():
+            if not 0 <= cap <= 1:
+                raise SettingsError(f"{where}.caps: {cap} for {device} must be a width, 0 to 1")
     _check_tiers(settings)
 
 

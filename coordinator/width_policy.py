@@ -40,7 +40,9 @@ def choose_width(
     settings: Settings,
     spec_hash: str,
     payload_bytes: Callable[[float], int],
+    *,
     held: float = 0.0,
+    cap: float = 1.0,
 ) -> WidthChoice:
     """Return the widest training width within the deadline and the memory budget.
 
@@ -53,6 +55,7 @@ def choose_width(
         payload_bytes: size on the wire of the weights of a width.
         held: the width that it trains now, 0 = none: a wider one must fit with room to spare, or
             small differences between two profiles would move it to and fro.
+        cap: the widest that the operator lets it train.
     """
     refusal = _refuse(profile, settings, spec_hash)
     if refusal:
@@ -70,13 +73,13 @@ def choose_width(
         if width not in fits:
             why_not_wider = f"{width:g} draws a narrower width that was not measured"
             continue
-        obstacle = fits[width].obstacle(held)
+        obstacle = _capped(width, cap) or fits[width].obstacle(held)
         if not obstacle:
             because = why_not_wider or _missing_wider(profile, settings, width)
             return _choice(fits, width, f"width {width:g}: {because}")
         why_not_wider = obstacle
     steps = fits[min(fits)].affordable_steps() if fits else 0
-    if steps:
+    if steps and min(fits) <= cap:
         width, asked = min(fits), ordinary_steps(settings, profile)
         reason = f"width {width:g} with {steps} of {asked} steps: {why_not_wider}"
         return _choice(fits, width, reason, steps)
@@ -144,6 +147,10 @@ class _Fit:
         steps = steps_within(self.cost, self.allowed_s, *self.transfers)
         fits = not self.lacks_memory() and steps >= self.settings.width_policy.least_steps
         return min(steps, ordinary_steps(self.settings, self.profile)) if fits else 0
+
+
+def _capped(width: float, cap: float) -> str:
+    return f"the operator lets it train {cap:g} at most" if width > cap else ""
 
 
 def _choice(

@@ -114,12 +114,27 @@ def test_fewer_steps_do_not_help_where_memory_is_missing_or_the_link_is_too_slow
 )
 def test_whoever_takes_part_is_predicted_to_be_in_time(steps, held, rate):
     choice = choose_width(
-        profile(steps=steps, link_bytes_per_s=rate), SETTINGS, SPEC, lambda _: 10_000, held
+        profile(steps=steps, link_bytes_per_s=rate), SETTINGS, SPEC, lambda _: 10_000, held=held
     )
     if choice.width:
         assert choice.predicted_s <= 80.0 + 1e-6
         assert 0 <= choice.steps < 10
         assert choice.width == 0.25 or not choice.steps
+
+
+@pytest.mark.parametrize(("cap", "width"), [(1.0, 1.0), (0.75, 0.75), (0.6, 0.5), (0.25, 0.25)])
+def test_the_operators_cap_binds_and_is_told(cap, width):
+    choice = choose_width(profile(), SETTINGS, SPEC, lambda _: 1000, cap=cap)
+    assert choice.width == width
+    if cap < 1:
+        assert choice.reason == f"width {width:g}: the operator lets it train {cap:g} at most"
+
+
+def test_a_device_that_the_operator_lets_train_nothing_takes_no_part():
+    for machine in (profile(), profile(steps=(15.9, 30.0, 40.0, 50.0))):
+        choice = choose_width(machine, SETTINGS, SPEC, lambda _: 1000, cap=0.0)
+        assert cannot(choice)
+        assert "no width fits: the operator lets it train 0 at most" in choice.reason
 
 
 # An average step at full width takes so long; with 10 and 2 to set up 6.1 s make 73.2 s.
@@ -129,7 +144,7 @@ def test_whoever_takes_part_is_predicted_to_be_in_time(steps, held, rate):
 )
 def test_to_become_wider_takes_time_to_spare_and_to_stay_does_not(average, held, width):
     machine = profile(steps=(1.0, 2.0, 3.0, 4 * average - 6.0), link_bytes_per_s=0.0)
-    choice = choose_width(machine, SETTINGS, SPEC, lambda _: 0, held)
+    choice = choose_width(machine, SETTINGS, SPEC, lambda _: 0, held=held)
     assert choice.width == width
     if (average, held) == (6.1, 0.75):
         assert "1 would take 73.2 s, and to become wider it must take no more than 72.0 s" in (
