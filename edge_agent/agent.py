@@ -172,7 +172,6 @@ class Agent:
         self._background = BackgroundTasks(self._link)
         self._rounds: dict[int, asyncio.Task[None]] = {}
         self._ending = False
-        self._link_rate = identity.link_bytes_per_s
 
     async def run(self) -> None:
         """Serve until cancelled or stopped."""
@@ -343,7 +342,7 @@ class Agent:
                 reason=reason,
                 condition=self._gear.condition(),
                 memory_budget=self._id.memory_budget,
-                link_bytes_per_s=self._link_rate,
+                link_bytes_per_s=self._id.link_bytes_per_s,
                 emulated=self._id.emulated,
             )
         )
@@ -365,8 +364,6 @@ class Agent:
         cipher = await self._fetcher.fetch(reference, topics, timeout_s)
         await self._wait_out(reference.size, started)
         seconds = asyncio.get_running_loop().time() - started
-        if not self._id.emulated:
-            self._link_rate = reference.size / max(seconds, 1e-3)
         return unseal(reference, cipher, key), seconds
 
     async def _wait_out(self, size: int, started: float) -> None:

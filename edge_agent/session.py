@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from broker import messages as m
 from broker.codec import BLOCK_LIMIT
 from broker.decoding import decode_struct
@@ -40,6 +42,7 @@ from edge_agent.inputs import (
     UpdateSent,
     WeightsArrived,
 )
+from edge_agent.link_meter import LinkMeter
 
 RETRY_S = 60.0
 # `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
@@ -112,6 +115,7 @@ class AgentSession:
         self._reason = reason
         self._server: m.ServerState | None = None
         self._profile: m.Profile | None = None
+        self._meter = LinkMeter()
         self._profiling = False
         self._work: Work | None = None
         self._waiting: m.Task | None = None
@@ -243,6 +247,8 @@ class AgentSession:
 
     def _profiled(self, profile: m.Profile, now: float) -> list[Action]:
         self._profiling = False
+        if not profile.emulated and self._meter.rate:
+            profile = msgspec.structs.replace(profile, link_bytes_per_s=self._meter.rate)
         self._profile = profile
         actions: list[Action] = [Say(profile)]
         if self._server and profile.can_train and not self._profile_fits(self._server):
@@ -278,6 +284,18 @@ class AgentSession:
             FetchWeights(task, task.budget_s),
         ]
 
+    def _measured(self, given: WeightsArrived) -> list[Action]:
+        """Tell the server how fast the link is, where that is news."""
+        profile = self._profile
+        if profile is None or profile.emulated:
+            return []
+        self._meter = self._meter.after(given.downloaded_bytes, given.download_s)
+        if not self._meter.worth_telling(profile.link_bytes_per_s):
+            return []
+        rate = self._meter.rate
+        self._profile = msgspec.structs.replace(profile, link_bytes_per_s=rate)
+        return [Say(self._profile)]
+
     def _decline(self, round_: int, why: str) -> m.Progress:
         progress = m.Progress(
             round=round_, stage=m.Stage.DECLINED, reason=m.DropReason.DECLINED, detail=why
@@ -304,6 +322,7 @@ class AgentSession:
             work, downloaded_bytes=given.downloaded_bytes, download_s=given.download_s
         )
         return [
+            *self._measured(given),
             Say(
                 m.Progress(
                     round=given.round,

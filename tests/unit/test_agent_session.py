@@ -56,7 +56,10 @@ SERVER = m.ServerState(
     heartbeat_s=5.0,
     block_size=4096,
 )
-PROFILE = m.Profile(model="toy", spec_hash=SPEC, batch_size=32, can_train=True)
+# The link is known to be as fast as transfers are here: that is no news.
+PROFILE = m.Profile(
+    model="toy", spec_hash=SPEC, batch_size=32, can_train=True, link_bytes_per_s=100.0
+)
 SETTINGS = m.TrainingSettings(
     steps=4, batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0, widths=(0.5, 1.0)
 )
@@ -126,6 +129,43 @@ def test_the_server_s_state_makes_a_device_measure_itself():
     assert session.busy == "profiling"
     assert session.handle(ProfileMade(PROFILE), NOW) == [Say(PROFILE)]
     assert session.busy == "idle"
+
+
+def told_rates(session, *transfers):
+    """The link rates that a device tells while weights arrive in so many bytes and seconds."""
+    told = []
+    for number, (size, seconds) in enumerate(transfers, start=1):
+        hear(session, task(number))
+        for action in session.handle(WeightsArrived(number, b"weights", size, seconds), NOW):
+            if isinstance(action, Say) and isinstance(action.message, m.Profile):
+                told.append(action.message.link_bytes_per_s)
+        session.handle(TaskBroke(number, DropReason.TRAINING_FAILED, "enough"), NOW)
+    return told
+
+
+def test_a_device_tells_how_fast_its_link_is_once_it_knows_and_when_that_changes(ready):
+    steady = [(1_000_000, 10.0), (1_000_000, 11.0), (1_000_000, 9.0)]
+    slow = [(1_000_000, 40.0)] * 4
+    assert told_rates(ready, *steady, *slow) == [100_000.0, 25_000.0]
+
+
+def test_one_odd_transfer_changes_nothing_and_an_instant_one_says_nothing(ready):
+    normal = (1_000_000, 10.0)
+    assert told_rates(ready, (500, 0.0), normal, normal, (1_000_000, 90.0), normal) == [100_000.0]
+
+
+def test_on_an_emulated_machine_the_emulated_rate_stays():
+    session = new_session()
+    session.handle(ServerSaid(SERVER), NOW)
+    emulated = msgspec.structs.replace(PROFILE, emulated="raspberry-pi-3", link_bytes_per_s=5e6)
+    session.handle(ProfileMade(emulated), NOW)
+    assert told_rates(session, (1_000_000, 10.0)) == []
+
+
+def test_a_profile_made_later_carries_what_is_known_of_the_link(ready):
+    told_rates(ready, (1_000_000, 10.0))
+    [said] = ready.handle(ProfileMade(PROFILE), NOW)
+    assert said.message.link_bytes_per_s == 100_000.0
 
 
 def test_the_same_state_again_changes_nothing(ready):
