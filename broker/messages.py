@@ -191,6 +191,7 @@ class DropReason(StrEnum):
     FORGED_ID = "forged-id"
     SUSPENDED = "suspended"
     ROUND_ABANDONED = "round-abandoned"
+    SURPLUS = "surplus"
 
 
 class Progress(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -26,7 +26,7 @@ def claimed(
         state: of the campaign.
         releasing: whether releases follow from it, or training widths only.
     """
-    settings, totals = settings_of(state), state.ledger.totals
+    settings, ledger = settings_of(state), state.ledger
     ladder = [
         point
         for point in (state.scored.curve if state.scored else ())
@@ -40,7 +40,8 @@ def claimed(
         best = max(fit, key=lambda point: point.score)
         ladder = [msgspec.structs.replace(best, offered=True)]
         note = f"no width is worth offering, so there is only the best one, {best.width:g}"
-    return [_claim(state, name, total) for name, total in totals.items()], ladder, note
+    claims = [_claim(state, name, ledger.account(name)) for name in ledger.totals]
+    return claims, ladder, note
 
 
 def _claim(state: Campaign, device: str, total: Total) -> Claim:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.messages import InstallState, Stage, Verdict
+from broker.messages import DropReason, InstallState, Stage, Verdict
 from coordinator.contribution.ledger import Ledger
 from coordinator.fleet import (
     Campaign,
@@ -65,8 +65,10 @@ def _task(state: Campaign, device: str, **changes: Any) -> Campaign:
     waiting = current.waiting
     if task.answered and not known.answered:
         waiting = {**waiting, task.task.width: waiting[task.task.width] - 1}
+    arrived = current.arrived + bool(task.update and not known.update)
     tasks = {**current.tasks, device: task}
-    return replace(state, round=replace(current, tasks=tasks, waiting=waiting))
+    changed = replace(current, tasks=tasks, waiting=waiting, arrived=arrived)
+    return replace(state, round=changed)
 
 
 def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> Campaign:
@@ -143,8 +145,10 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
 def _round_opened(state: Campaign, event: e.RoundOpened, at: float) -> Campaign:
     tasks = {task.device: TaskState(task) for task in event.tasks}
     waiting = Counter(task.width for task in event.tasks)
+    invited = {name: replace(state.devices[name], last_drawn=event.round) for name in tasks}
     return replace(
         state,
+        devices={**state.devices, **invited},
         round=Round(event.round, at, event, tasks, waiting),
         phase=Phase.TRAINING,
         since=at,
@@ -175,6 +179,8 @@ def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
 
 
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
+    if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
+        return _task(state, event.device, dropped=event.reason)
     known = state.devices[event.device]
     state = _device(
         state,
@@ -223,11 +229,18 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         progress=(*state.progress, *_progress(state, event)),
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
-        ledger=state.ledger.entered(event.round, event.contributions),
+        ledger=state.ledger.entered(event.round, event.contributions, _excused(current)),
         phase=Phase.GATHERING,
         since=at,
         work_failures=0,
     )
+
+
+def _excused(current: Round) -> list[str]:
+    """Return who could have taken part in a round, while others were drawn or were enough."""
+    tasks = current.tasks.items()
+    surplus = [name for name, task in tasks if task.dropped is DropReason.SURPLUS]
+    return [*current.opened.not_drawn, *surplus]
 
 
 def _progress(state: Campaign, event: e.RoundScored) -> list[tuple[float, float]]:

@@ -91,6 +91,7 @@ class Explanation:
         participation: why it trains the width that it trains, or none.
         method: how contributions were measured, in the last round or in the assessment.
         decay: what a score counts for, one round later.
+        excused: part of all progress, 0 to 1, that was made in rounds it was not drawn for.
         devices: how many have an account; average: mean of their contributions.
         reward: None where it has no account, or where nothing could be rewarded.
         rule, note: of the allocation.
@@ -124,6 +125,7 @@ class Explanation:
     ladder: tuple[e.CurvePoint, ...]
     alone: e.AloneScore | None
     capacity: Capacity
+    excused: float = 0.0
     wider: WhatIf | None = None
     enough: WhatIf | None = None
     same: bool = True
@@ -225,6 +227,11 @@ def _explained(
         ladder=tuple(case.curve) if case else (),
         alone=then.alone.get(name),
         capacity=_capacity(state, device),
+        excused=(
+            then.ledger.excused(name)
+            if settings.rewards.basis == "ledger" and name in then.ledger.totals
+            else 0.0
+        ),
     )
     if reward is None or case is None:
         return explanation

@@ -69,6 +69,7 @@ class Device:
         forecasts: how long a round takes it at each training width up to its own.
         steps: of a round, where it is too slow for the ordinary ones; 0 = those.
         trained_width: of the last update that was aggregated.
+        last_drawn: number of the last round that it was invited to.
         accepted: round -> blob of the update that was accepted.
         failed_width: narrowest width that it had no room or time to install; 0 = none failed.
         steps_down: whether that was since rewards were last allocated.
@@ -90,6 +91,7 @@ class Device:
     steps: int = 0
     trained_width: float = 0.0
     observed_s: tuple[float, ...] = ()
+    last_drawn: int = 0
     rounds_taken: int = 0
     rounds_missed: int = 0
     last_drop: str = ""
@@ -125,6 +127,7 @@ class Round:
     Attributes:
         waiting: width -> how many devices that train it have not answered; counted with every
             event, because asking all tasks after each message would cost their square.
+        arrived: how many updates were accepted.
     """
 
     number: int
@@ -132,6 +135,7 @@ class Round:
     opened: e.RoundOpened
     tasks: dict[str, TaskState]
     waiting: dict[float, int]
+    arrived: int = 0
     closed: e.RoundClosed | None = None
     scored: bool = False
 
@@ -206,9 +210,8 @@ class Campaign:
     last_commands: dict[str, e.OperatorActed] = field(default_factory=dict)
 
     def contribution(self, device: str) -> float | None:
-        """Return what a device's updates were worth so far; None if it was never invited."""
-        total = self.ledger.totals.get(device)
-        return total.score if total else None
+        """Return what a device counts with so far; None if it was never invited."""
+        return self.ledger.account(device).score if device in self.ledger.totals else None
 
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""

@@ -1,10 +1,13 @@
 """When a round opens and closes, and when training stops. Pure."""
 
+import math
+
 from broker.messages import DropReason, Participation
 from coordinator.entitlement import forecast, training_width
 from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.local_training import assessment_training, ordinary_steps, round_training
 from coordinator.presence import PRESENT
+from coordinator.selection import Candidate, drawn
 from journal import events as e
 
 
@@ -56,14 +59,20 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
         return []
     number = state.round.number + 1 if state.round else 1
     assessment = _assesses(state)
+    everybody = assessment or not rounds.cohort
+    cohort = invited if everybody else _cohort(state, invited, number)
+    spared = tuple(sorted({one.device for one in invited} - {one.device for one in cohort}))
+    why = f"not drawn: {len(cohort)} of {len(invited)} are, by {rounds.selection}"
     return [
         e.RoundOpened(
             round=number,
             base=state.weights,
             tasks=tuple(
-                _task(state, device, number, position) for position, device in enumerate(invited)
+                _task(state, device, number, position) for position, device in enumerate(cohort)
             ),
-            not_invited=reasons,
+            not_invited=reasons | dict.fromkeys(spared, why),
+            not_drawn=spared,
+            enough=0 if everybody or len(cohort) <= rounds.cohort else rounds.cohort,
             budget_s=rounds.deadline_s * (settings.contributions.alone_rounds if assessment else 1),
             quorum=rounds.quorum,
             training=(
@@ -74,6 +83,27 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
             assessment=assessment,
         )
     ]
+
+
+def _cohort(state: Campaign, invited: list[Device], number: int) -> list[Device]:
+    """Return those of the devices that are drawn, in their order."""
+    settings, ledger = settings_of(state), state.ledger
+    places = math.ceil(settings.rounds.cohort * settings.rounds.over_selection)
+    chosen = drawn(
+        [
+            Candidate(
+                one.device,
+                one.last_drawn,
+                ledger.account(one.device).score if one.last_drawn else None,
+            )
+            for one in invited
+        ],
+        places,
+        settings.rounds.selection,
+        settings.seed,
+        number,
+    )
+    return [one for one in invited if one.device in chosen]
 
 
 def _assesses(state: Campaign) -> bool:
@@ -98,6 +128,27 @@ def _task(state: Campaign, device: Device, number: int, position: int) -> e.Roun
     )
 
 
+def _unanswered(state: Campaign, name: str, *, complete: bool) -> e.DeviceDropped:
+    """Return why the work of a device that has not answered does not count.
+
+    Args:
+        state: of the campaign.
+        name: the device.
+        complete: whether the round closes because it has updates enough.
+    """
+    current = state.round
+    assert current is not None
+    stage = current.tasks[name].stage or "no answer"
+    if complete:
+        reason = DropReason.SURPLUS
+        detail = f"{current.arrived} other updates were enough, last stage: {stage}"
+    else:
+        here = state.devices[name].link in PRESENT
+        reason = DropReason.LATE if here else DropReason.OFFLINE
+        detail = f"no update within {current.opened.budget_s:.1f} s, last stage: {stage}"
+    return e.DeviceDropped(round=current.number, device=name, reason=reason, detail=detail)
+
+
 def close_round(state: Campaign, now: float) -> list[e.AnyEvent]:
     """Close the open round when everybody has answered, or at its deadline."""
     current = state.round
@@ -106,21 +157,14 @@ def close_round(state: Campaign, now: float) -> list[e.AnyEvent]:
     if state.started_at > current.opened_at:
         # What was said while the server was away is retained at the broker: it is read first.
         deadline = max(deadline, state.started_at + settings_of(state).presence.grace_s)
-    if any(current.waiting.values()) and now < deadline:
+    complete = 0 < current.opened.enough <= current.arrived
+    if any(current.waiting.values()) and now < deadline and not complete:
         return []
-    events: list[e.AnyEvent] = []
-    for name in [name for name, task in current.tasks.items() if not task.answered]:
-        here = state.devices[name].link in PRESENT
-        stage = current.tasks[name].stage
-        events.append(
-            e.DeviceDropped(
-                round=current.number,
-                device=name,
-                reason=DropReason.LATE if here else DropReason.OFFLINE,
-                detail=f"no update within {current.opened.budget_s:.1f} s,"
-                f" last stage: {stage or 'no answer'}",
-            )
-        )
+    events: list[e.AnyEvent] = [
+        _unanswered(state, name, complete=complete and now < deadline)
+        for name, task in current.tasks.items()
+        if not task.answered
+    ]
     arrived = tuple(sorted(name for name, task in current.tasks.items() if task.update))
     enough = len(arrived) >= current.opened.quorum
     if not enough:

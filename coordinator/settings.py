@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from broker.messages import TrainingSettings
+from coordinator.selection import Policy
 from coordinator.settings_checks import SettingsError as SettingsError  # noqa: PLC0414
 from coordinator.settings_checks import check_settings
 from slimmable.training_rule import TrainingRule, WidthRule
@@ -61,6 +62,11 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             makes the quorum.
         release_every: rounds between releases while training goes on; 0 = one release at the end.
         retry_s: pause after a round that missed its quorum; failures_limit: how many in a row.
+        cohort: updates that a round wants; 0 = of everybody who can take part.
+        selection: who is drawn where more can: "rotation", "random" or "usefulness", see
+            `coordinator.selection`.
+        over_selection: so many times the cohort is drawn, and the round closes with its first
+            ``cohort`` updates; at least 1.
     """
 
     budget: int = 12
@@ -73,6 +79,9 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     release_every: int = 0
     retry_s: float = 30.0
     failures_limit: int = 10
+    cohort: int = 0
+    selection: Policy = "rotation"
+    over_selection: float = 1.0
 
 
 class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

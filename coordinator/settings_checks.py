@@ -46,6 +46,7 @@ NOT_NEGATIVE = (
     "training.momentum",
     "training.weight_decay",
     "rounds.minimum",
+    "rounds.cohort",
     "rounds.gather_s",
     "rounds.release_every",
     "rounds.retry_s",
@@ -103,6 +104,7 @@ def check_settings(settings: "Settings") -> None:
             WidthGrid(widths)
         except WidthError as error:
             raise SettingsError(f"{name}: {error}") from error
+    _check_rounds(settings)
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
@@ -134,6 +136,20 @@ def _check_numbers(settings: "Settings") -> None:
             raise SettingsError(f"{name} = {number} must be at most 1")
         if name in BELOW_ONE and number >= 1:
             raise SettingsError(f"{name} = {number} must be below 1")
+
+
+def _check_rounds(settings: "Settings") -> None:
+    rounds = settings.rounds
+    if 0 < rounds.cohort < rounds.quorum:
+        raise SettingsError(
+            f"rounds.cohort = {rounds.cohort} is below rounds.quorum = {rounds.quorum}: no round"
+            " would ever count"
+        )
+    if not 1 <= rounds.over_selection < math.inf:
+        raise SettingsError(
+            f"rounds.over_selection = {rounds.over_selection:g} must be at least 1: with 1.3 three"
+            " in ten more are drawn than needed"
+        )
 
 
 def _check_aggregation(settings: "Settings") -> None:

@@ -169,6 +169,8 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
         quorum: updates needed.
         assessment: the devices train alone, from the initial weights and at full length; the
             updates are measured one by one and never aggregated.
+        not_drawn: who could have taken part, while others were drawn.
+        enough: updates with which it closes at once; 0 = all.
     """
 
     round: int
@@ -179,6 +181,8 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
     quorum: int
     training: TrainingSettings
     assessment: bool = False
+    not_drawn: tuple[str, ...] = ()
+    enough: int = 0
 
 
 class TaskProgressed(Event, frozen=True, kw_only=True, tag="task-progressed"):

@@ -36,12 +36,23 @@ class Total:
         score: decayed sum; blocks: the same per block, (B,), empty where a method gives none.
         rounds: how many entries it is the sum of.
         noise: of the training, as the rounds show it.
+        excused: decayed sum of what all advanced in rounds that it was not drawn for.
     """
 
     score: float = 0.0
     blocks: tuple[float, ...] = ()
     rounds: int = 0
     noise: RoundNoise = field(default_factory=RoundNoise)
+    excused: float = 0.0
+
+    def scaled(self, times: float) -> "Total":
+        """Return the account if everything in it had been so many times as much."""
+        return replace(
+            self,
+            score=times * self.score,
+            blocks=tuple(times * block for block in self.blocks),
+            noise=self.noise.scaled(times),
+        )
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -56,10 +67,12 @@ class Ledger:
 
     Attributes:
         round: the last one that was entered.
+        advanced: decayed sum of what all advanced; harm is no part of it.
     """
 
     decay: float = 1.0
     round: int = 0
+    advanced: float = 0.0
     totals: Mapping[str, Total] = field(default_factory=dict)
 
     def with_devices(self, devices: Sequence[str]) -> "Ledger":
@@ -67,15 +80,42 @@ class Ledger:
         new = {device: Total() for device in devices if device not in self.totals}
         return replace(self, totals={**self.totals, **new}) if new else self
 
-    def entered(self, round_: int, contributions: Sequence[Contribution]) -> "Ledger":
-        """Return the ledger after a round; whoever took no part only decays."""
+    def account(self, device: str) -> Total:
+        """Return what a device counts with: as if it had been drawn for every round.
+
+        Who could not contribute, because others were drawn, is worth per progress what it was worth
+        in its own rounds. Who stayed away is worth what it gave.
+        """
+        total = self.totals[device]
+        share = self.excused(device)
+        return total.scaled(1.0 / (1.0 - share)) if 0 < share < 1 else total
+
+    def excused(self, device: str) -> float:
+        """Return the part of all progress, 0 to 1, that was made in rounds it was not drawn for."""
+        return self.totals[device].excused / self.advanced if self.advanced > 0 else 0.0
+
+    def entered(
+        self, round_: int, contributions: Sequence[Contribution], not_drawn: Iterable[str] = ()
+    ) -> "Ledger":
+        """Return the ledger after a round; whoever took no part only decays.
+
+        Args:
+            round_: its number.
+            contributions: of those whose updates were aggregated.
+            not_drawn: who could have taken part, and others were drawn.
+        """
         totals = {device: _decayed(total, self.decay) for device, total in self.totals.items()}
         advance = sum(entry.score for entry in contributions if entry.score > 0)
         for entry in contributions:
             total = _added(totals.get(entry.device, Total()), entry)
             noise = total.noise.entered(entry.score, advance, len(contributions))
             totals[entry.device] = replace(total, noise=noise)
-        return replace(self, round=round_, totals=totals)
+        counts = advance if math.isfinite(advance) else 0.0
+        for device in not_drawn:
+            total = totals.get(device, Total())
+            totals[device] = replace(total, excused=total.excused + counts)
+        advanced = self.decay * self.advanced + counts
+        return replace(self, round=round_, totals=totals, advanced=advanced)
 
 
 def half_width(blocks: Sequence[float], level: float = LEVEL) -> float:
@@ -163,6 +203,7 @@ def _decayed(total: Total, decay: float) -> Total:
         score=decay * total.score,
         blocks=tuple(decay * value for value in total.blocks),
         noise=total.noise.decayed(decay),
+        excused=decay * total.excused,
     )
 
 

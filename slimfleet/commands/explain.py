@@ -166,6 +166,11 @@ def _contribution_lines(found: Explanation) -> list[str]:
             f" {reward.share:.2f} times the average. {_cut_off(found.cutoff, found.proof)}"
         ),
     ]
+    if 0 < found.excused < 1:
+        lines.append(
+            f"It was not drawn for rounds that made {found.excused:.0%} of the progress, so what it"
+            f" gave in its own counts {1 / (1 - found.excused):.2f} times."
+        )
     if reward.equals:
         names = ", ".join(reward.equals)
         lines.append(f"Not significantly different, so they get the same width: {names}.")

@@ -136,9 +136,9 @@ def told_rates(session, *transfers):
     told = []
     for number, (size, seconds) in enumerate(transfers, start=1):
         hear(session, task(number))
-        for action in session.handle(WeightsArrived(number, b"weights", size, seconds), NOW):
-            if isinstance(action, Say) and isinstance(action.message, m.Profile):
-                told.append(action.message.link_bytes_per_s)
+        actions = session.handle(WeightsArrived(number, b"weights", size, seconds), NOW)
+        said = [action.message for action in actions if isinstance(action, Say)]
+        told += [one.link_bytes_per_s for one in said if isinstance(one, m.Profile)]
         session.handle(TaskBroke(number, DropReason.TRAINING_FAILED, "enough"), NOW)
     return told
 

@@ -170,6 +170,23 @@ def test_it_says_in_words_and_numbers_why():
     assert f"it would have kept width {reward.width:g}" in text
 
 
+def test_who_was_not_drawn_is_told_how_its_rounds_count():
+    rounds = {"cohort": 2, "min_devices": 4, "budget": 2, "minimum": 2}
+    desk = Office(settings(rounds=rounds, rewards=Rewards(ladder=LADDER))).begin(*SCORES)
+    for size in (3.0, 1.0):
+        desk._answer()
+        desk.scored(dict.fromkeys(SCORES, size))
+    first, second = desk.of(e.RoundOpened)
+    text = text_of(desk, first.tasks[0].device)
+    assert "not drawn: 2 of 4 are, by rotation" in text
+    assert (
+        "rounds that made 25% of the progress, so what it gave in its own counts 1.33 times."
+        in (text)
+    )
+    assert "In all 4" in text
+    assert "made 75% of the progress" in text_of(desk, second.tasks[0].device)
+
+
 def test_a_rider_is_told_what_it_lacks():
     text = text_of(campaign(), "rider")
     assert "no release: 0.00 times the average contribution is below the cut-off" in text
