@@ -146,7 +146,10 @@ def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[
             e.DeviceDropped(
                 round=progress.round,
                 device=given.device,
-                reason=progress.reason or fallback,
+                # Only the server says that a device was not waited for: that excuses it.
+                reason=(
+                    fallback if progress.reason in (None, DropReason.SURPLUS) else progress.reason
+                ),
                 detail=progress.detail,
             )
         )

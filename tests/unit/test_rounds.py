@@ -27,7 +27,7 @@ from coordinator.bench import RoundResult
 from coordinator.duties import Assess, Export, Initialise, Score, job, shared
 from coordinator.fleet import Phase, confirmed
 from coordinator.publications import publications
-from coordinator.settings import Contributions, Releases, Rewards
+from coordinator.settings import Contributions, Releases, Rewards, WidthPolicy
 from journal import events as e
 from tests.fakes.office import (
     LIMIT,
@@ -851,6 +851,15 @@ SPOILED: tuple[dict[str, Any], ...] = (
 )
 
 
+DRAWS = (
+    (0, "rotation", 1.0),
+    (0, "rotation", 1.0),
+    (1, "rotation", 1.0),
+    (1, "usefulness", 2.0),
+    (2, "random", 1.5),
+)
+
+
 class Campaigns(RuleBasedStateMachine):
     """Whatever comes in whatever order: the promises of the journal hold."""
 
@@ -863,8 +872,10 @@ class Campaigns(RuleBasedStateMachine):
         mode=st.sampled_from(["post-training", "training-time"]),
         alone_rounds=st.sampled_from([0, 0, 4]),
         caps=st.sampled_from([{}, {A: 0.5}, {B: 0.125}]),
+        draw=st.sampled_from(DRAWS),
     )
-    def begin(self, quorum, every, budget, exact, granted, mode, alone_rounds, caps):
+    def begin(self, quorum, every, budget, exact, granted, mode, alone_rounds, caps, draw):
+        cohort, selection, over_selection = draw
         self.desk = Office(
             settings(
                 rounds={
@@ -872,7 +883,11 @@ class Campaigns(RuleBasedStateMachine):
                     "release_every": every,
                     "budget": budget,
                     "failures_limit": 3,
+                    "cohort": max(cohort, quorum) if cohort else 0,
+                    "selection": selection,
+                    "over_selection": over_selection,
                 },
+                width_policy=WidthPolicy(caps=caps),
                 contributions=Contributions(
                     method="exact-shapley" if exact else "permutation-shapley",
                     alone_rounds=alone_rounds,
@@ -1061,6 +1076,16 @@ class Campaigns(RuleBasedStateMachine):
                 assert number == len(self.closed) + 1, "two rounds at once, or one left out"
                 assert None not in self.closed.values()
                 assert len(event.tasks) >= event.quorum
+                rounds = self.desk.settings.rounds
+                if rounds.cohort and not event.assessment:
+                    assert len(event.tasks) <= math.ceil(rounds.cohort * rounds.over_selection)
+                else:
+                    assert not event.not_drawn
+                assert not set(event.not_drawn) & {task.device for task in event.tasks}
+                assert set(event.not_drawn) <= set(event.not_invited)
+                policy = self.desk.settings.width_policy
+                for task in event.tasks:
+                    assert task.width <= policy.caps.get(task.device, 1.0)
                 self.closed[number] = None
                 self.tasks = {task.device: task for task in event.tasks}
                 self.answers = {}
@@ -1091,6 +1116,12 @@ class Campaigns(RuleBasedStateMachine):
                     if isinstance(answer, e.UpdateAccepted)
                 }
                 assert set(event.aggregated) in (arrived, set())
+                surplus = [
+                    device
+                    for device, answer in self.answers.items()
+                    if isinstance(answer, e.DeviceDropped) and answer.reason is DropReason.SURPLUS
+                ]
+                assert not surplus or len(arrived) >= self.desk.settings.rounds.cohort > 0
                 self.closed[number] = event
             case e.RoundScored():
                 assert self.closed[number].aggregated

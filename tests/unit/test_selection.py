@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.messages import DropReason, Stage
 from coordinator.contribution.ledger import Ledger, Total, statement
 from coordinator.selection import Candidate, drawn
 from coordinator.settings import Rounds, Settings
@@ -198,6 +199,17 @@ def test_with_more_drawn_than_needed_the_first_are_enough_and_nobody_is_waited_f
     assert {device.rounds_missed for device in desk.state.devices.values()} == {0}
     desk.scored({"fan": 1.0, "mill": 1.0})
     assert desk.state.ledger.excused("press") == 1.0
+
+
+def test_a_device_cannot_excuse_itself():
+    desk = desk_of(cohort=4)
+    desk.progress("press", Stage.FAILED, reason=DropReason.SURPLUS)
+    [dropped] = desk.of(e.DeviceDropped)
+    assert dropped.reason is DropReason.TRAINING_FAILED
+    assert desk.state.devices["press"].rounds_missed == 1
+    answered(desk, "fan", "lathe", "mill")
+    desk.scored(dict.fromkeys(("fan", "lathe", "mill"), 1.0))
+    assert desk.state.ledger.excused("press") == 0
 
 
 def test_at_the_deadline_a_cohort_that_is_not_complete_closes_with_its_quorum():
