@@ -229,18 +229,11 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         progress=(*state.progress, *_progress(state, event)),
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
-        ledger=state.ledger.entered(event.round, event.contributions, _excused(current)),
+        ledger=state.ledger.entered(event.round, event.contributions, current.opened.not_drawn),
         phase=Phase.GATHERING,
         since=at,
         work_failures=0,
     )
-
-
-def _excused(current: Round) -> list[str]:
-    """Return who could have taken part in a round, while others were drawn or were enough."""
-    tasks = current.tasks.items()
-    surplus = [name for name, task in tasks if task.dropped is DropReason.SURPLUS]
-    return [*current.opened.not_drawn, *surplus]
 
 
 def _progress(state: Campaign, event: e.RoundScored) -> list[tuple[float, float]]:

@@ -146,7 +146,7 @@ def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[
             e.DeviceDropped(
                 round=progress.round,
                 device=given.device,
-                # Only the server says that a device was not waited for: that excuses it.
+                # Only the server says that a device was not waited for, which is no missed round.
                 reason=(
                     fallback if progress.reason in (None, DropReason.SURPLUS) else progress.reason
                 ),
