@@ -91,7 +91,8 @@ class Explanation:
         participation: why it trains the width that it trains, or none.
         method: how contributions were measured, in the last round or in the assessment.
         decay: what a score counts for, one round later.
-        excused: part of all progress, 0 to 1, that was made in rounds it was not drawn for.
+        excused: part of all progress, 0 to 1, that was made in rounds it was not drawn for; times:
+            so often counts what it gave in its own.
         devices: how many have an account; average: mean of their contributions.
         reward: None where it has no account, or where nothing could be rewarded.
         rule, note: of the allocation.
@@ -126,6 +127,7 @@ class Explanation:
     alone: e.AloneScore | None
     capacity: Capacity
     excused: float = 0.0
+    times: float = 1.0
     wider: WhatIf | None = None
     enough: WhatIf | None = None
     same: bool = True
@@ -227,12 +229,12 @@ def _explained(
         ladder=tuple(case.curve) if case else (),
         alone=then.alone.get(name),
         capacity=_capacity(state, device),
-        excused=(
-            then.ledger.excused(name)
-            if settings.rewards.basis == "ledger" and name in then.ledger.totals
-            else 0.0
-        ),
     )
+    if settings.rewards.basis == "ledger" and name in then.ledger.totals:
+        own, counts = then.ledger.totals[name].score, then.ledger.account(name).score
+        explanation = replace(
+            explanation, excused=then.ledger.excused(name), times=counts / own if own else 1.0
+        )
     if reward is None or case is None:
         return explanation
     again = case.reward(name)

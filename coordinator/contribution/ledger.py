@@ -36,13 +36,15 @@ class Total:
         score: decayed sum; blocks: the same per block, (B,), empty where a method gives none.
         rounds: how many entries it is the sum of.
         noise: of the training, as the rounds show it.
-        excused: decayed sum of what all advanced in rounds that it was not drawn for.
+        peers: decayed sum of what one of those who took part advanced on average, over its rounds.
+        excused: the same, over the rounds that it was not drawn for.
     """
 
     score: float = 0.0
     blocks: tuple[float, ...] = ()
     rounds: int = 0
     noise: RoundNoise = field(default_factory=RoundNoise)
+    peers: float = 0.0
     excused: float = 0.0
 
     def scaled(self, times: float) -> "Total":
@@ -67,12 +69,10 @@ class Ledger:
 
     Attributes:
         round: the last one that was entered.
-        advanced: decayed sum of what all advanced; harm is no part of it.
     """
 
     decay: float = 1.0
     round: int = 0
-    advanced: float = 0.0
     totals: Mapping[str, Total] = field(default_factory=dict)
 
     def with_devices(self, devices: Sequence[str]) -> "Ledger":
@@ -83,16 +83,20 @@ class Ledger:
     def account(self, device: str) -> Total:
         """Return what a device counts with: as if it had been drawn for every round.
 
-        Who could not contribute, because others were drawn, is worth per progress what it was worth
-        in its own rounds. Who stayed away is worth what it gave.
+        In a round for which others were drawn it would have been worth to them what it was worth
+        to those of its own rounds, but no more than they were on average: the luck of one small
+        round is not the measure of a whole campaign. Who stayed away is worth what it gave.
         """
         total = self.totals[device]
-        share = self.excused(device)
-        return total.scaled(1.0 / (1.0 - share)) if 0 < share < 1 else total
+        if not total.excused or not total.peers:
+            return total
+        rate = 1.0 / max(total.peers, total.score)
+        return total.scaled(1.0 + total.excused * rate)
 
     def excused(self, device: str) -> float:
         """Return the part of all progress, 0 to 1, that was made in rounds it was not drawn for."""
-        return self.totals[device].excused / self.advanced if self.advanced > 0 else 0.0
+        total = self.totals[device]
+        return total.excused / (total.excused + total.peers) if total.excused else 0.0
 
     def entered(
         self, round_: int, contributions: Sequence[Contribution], not_drawn: Iterable[str] = ()
@@ -105,17 +109,17 @@ class Ledger:
             not_drawn: who could have taken part, and others were drawn.
         """
         totals = {device: _decayed(total, self.decay) for device, total in self.totals.items()}
+        # Harm is no part of it: it would lift everybody else's share.
         advance = sum(entry.score for entry in contributions if entry.score > 0)
+        each = advance / len(contributions) if 0 < advance < math.inf else 0.0
         for entry in contributions:
             total = _added(totals.get(entry.device, Total()), entry)
             noise = total.noise.entered(entry.score, advance, len(contributions))
-            totals[entry.device] = replace(total, noise=noise)
-        counts = advance if math.isfinite(advance) else 0.0
+            totals[entry.device] = replace(total, noise=noise, peers=total.peers + each)
         for device in not_drawn:
             total = totals.get(device, Total())
-            totals[device] = replace(total, excused=total.excused + counts)
-        advanced = self.decay * self.advanced + counts
-        return replace(self, round=round_, totals=totals, advanced=advanced)
+            totals[device] = replace(total, excused=total.excused + each)
+        return replace(self, round=round_, totals=totals)
 
 
 def half_width(blocks: Sequence[float], level: float = LEVEL) -> float:
@@ -203,6 +207,7 @@ def _decayed(total: Total, decay: float) -> Total:
         score=decay * total.score,
         blocks=tuple(decay * value for value in total.blocks),
         noise=total.noise.decayed(decay),
+        peers=decay * total.peers,
         excused=decay * total.excused,
     )
 

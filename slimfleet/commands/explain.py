@@ -169,7 +169,7 @@ def _contribution_lines(found: Explanation) -> list[str]:
     if 0 < found.excused < 1:
         lines.append(
             f"It was not drawn for rounds that made {found.excused:.0%} of the progress, so what it"
-            f" gave in its own counts {1 / (1 - found.excused):.2f} times."
+            f" gave in its own counts {found.times:.2f} times."
         )
     if reward.equals:
         names = ", ".join(reward.equals)

@@ -104,6 +104,33 @@ def test_equal_devices_that_take_turns_count_the_same():
         assert one.blocks == pytest.approx((one.score, one.score))
 
 
+def test_the_luck_of_one_small_round_is_not_the_measure_of_a_campaign():
+    ledger = Ledger().with_devices(["a", "b", "lucky"])
+    ledger = entered(ledger, 1, {"a": 50.0, "b": 50.0}, ["lucky"])
+    ledger = entered(ledger, 2, {"a": 0.01, "lucky": 0.99}, ["b"])
+    assert ledger.account("lucky").score == pytest.approx(0.99 + 50.0)
+    assert ledger.account("a").score == pytest.approx(50.01)
+
+
+def test_a_rider_gains_nothing_by_not_being_drawn_and_harm_stays_harm():
+    ledger = Ledger().with_devices(["a", "zero", "vandal"])
+    ledger = entered(ledger, 1, {"a": 4.0, "zero": 0.0, "vandal": -1.0})
+    ledger = entered(ledger, 2, {"a": 4.0}, ["zero", "vandal"])
+    assert ledger.account("zero").score == 0
+    assert ledger.account("vandal").score < -1.0
+
+
+def test_who_gives_more_still_counts_more():
+    ledger = Ledger().with_devices(["a", "b", "c"])
+    for number in range(1, 7):
+        rests = "abc"[number % 3]
+        scores = {"a": 3.0, "b": 2.0, "c": 1.0}
+        ledger = entered(ledger, number, {n: s for n, s in scores.items() if n != rests}, [rests])
+    a, b, c = (ledger.account(name).score for name in "abc")
+    assert a > b > c
+    assert c == pytest.approx(4 * (1 + 5 / 7))  # worth 4 of what a peer would have given 7
+
+
 def test_who_stays_away_is_not_excused_and_who_was_never_drawn_has_nothing():
     ledger = Ledger().with_devices(["a", "b", "c"])
     ledger = entered(ledger, 1, {"a": 1.0, "b": 1.0}, ["c"])
