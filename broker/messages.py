@@ -604,6 +604,12 @@ class OperatorAction(StrEnum):
 
     SUSPEND = "suspend"
     RESUME = "resume"
+    PAUSE_ROUNDS = "pause-rounds"
+    RESUME_ROUNDS = "resume-rounds"
+
+
+FLEET_ACTIONS = frozenset([OperatorAction.PAUSE_ROUNDS, OperatorAction.RESUME_ROUNDS])
+"""Those that concern no single device."""
 
 
 class Command(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -611,7 +617,7 @@ class Command(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         command_id: chosen by the operator's tool; a repeated id is answered, not done again.
-        action, device: what and with whom.
+        action, device: what and with whom; "" for what concerns the whole fleet.
         reason: in the operator's words, kept in the journal.
     """
 

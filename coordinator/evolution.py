@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.messages import DropReason, InstallState, Stage, Verdict
+from broker.messages import (
+    FLEET_ACTIONS,
+    DropReason,
+    InstallState,
+    OperatorAction,
+    Stage,
+    Verdict,
+)
 from coordinator.contribution.ledger import Ledger
 from coordinator.fleet import (
     Campaign,
@@ -353,9 +360,13 @@ def _operator(state: Campaign, event: e.OperatorActed, at: float) -> Campaign:
     )
     if not event.done:
         return state
+    by = f"by {event.operator}: {event.reason or 'no reason given'}"
+    if event.action in FLEET_ACTIONS:
+        paused = event.action is OperatorAction.PAUSE_ROUNDS
+        return replace(state, paused=f"paused {by}" if paused else "")
     suspended = ""
     if event.action == "suspend":
-        suspended = f"suspended by {event.operator}: {event.reason or 'no reason given'}"
+        suspended = f"suspended {by}"
     return _device(state, event.device, suspended=suspended)
 
 

@@ -160,6 +160,7 @@ class Campaign:
         alone: what each device's own model scored, where it was measured.
         entitled: widest training width of each device, where training-time rewards hold it down;
             revision: the last event that said so.
+        paused: why no further round opens, or "".
         optimiser: digest of what the server's optimiser remembers, or "".
         earlier: digests of the weights before ``weights``, the latest first, as many as
             contributions.novelty looks back on.
@@ -206,6 +207,7 @@ class Campaign:
     measured_round: int = 0
     reports: dict[str, Reports] = field(default_factory=dict)
     untrained_reports: Reports = field(default_factory=dict)
+    paused: str = ""
     commands: dict[tuple[str, str], e.OperatorActed] = field(default_factory=dict)
     last_commands: dict[str, e.OperatorActed] = field(default_factory=dict)
 

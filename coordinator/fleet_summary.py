@@ -55,6 +55,8 @@ def phase_detail(state: Campaign) -> str:
     """Return in one sentence what the coordinator is doing."""
     current = state.round
     match state.phase:
+        case Phase.GATHERING if state.paused:
+            return f"rounds are {state.paused}"
         case Phase.GATHERING if state.settings and current is None:
             waiting = m.Participation.WAITING
             heard = sum(d.participation is not waiting for d in state.devices.values())

@@ -47,6 +47,8 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
     """Invite everybody who can train, once they are enough."""
     settings = settings_of(state)
     rounds = settings.rounds
+    if state.paused:
+        return []
     if state.failures and now < state.since + rounds.retry_s:
         return []
     if state.round is None and now < state.since + rounds.gather_s:

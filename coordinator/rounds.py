@@ -10,7 +10,14 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import DropReason, InstallState, OperatorAction, Stage
+from broker.messages import (
+    FLEET_ACTIONS,
+    Command,
+    DropReason,
+    InstallState,
+    OperatorAction,
+    Stage,
+)
 from coordinator import inputs as i
 from coordinator.admission import announced, fetched
 from coordinator.allocation import allocate_rewards, revise_entitlements
@@ -181,15 +188,15 @@ def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.
     if len(command.command_id) > COMMAND_ID_LIMIT:
         reason = f"command_id of {len(command.command_id)} characters: use {COMMAND_ID_LIMIT}"
         return [e.MessageRefused(sender=given.operator, channel="command", reason=reason)]
-    known = state.devices.get(command.device)
+    obstacle = _obstacle(state, command)
     event = e.OperatorActed(
         operator=given.operator,
         command_id=command.command_id,
         action=command.action,
         device=command.device,
         reason=command.reason,
-        done=known is not None,
-        detail="" if known else brief(f"no device {command.device!r} in this fleet"),
+        done=not obstacle,
+        detail=obstacle,
     )
     current = state.round
     if event.done and command.action is OperatorAction.SUSPEND and current and not current.closed:
@@ -202,6 +209,15 @@ def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.
                 ),
             ]
     return [event]
+
+
+def _obstacle(state: Campaign, command: Command) -> str:
+    """Return why a command cannot be carried out, or ""."""
+    if command.action in FLEET_ACTIONS:
+        concerns = f"{command.action} concerns the whole fleet, not {command.device!r}"
+        return brief(concerns) if command.device else ""
+    known = command.device in state.devices
+    return "" if known else brief(f"no device {command.device!r} in this fleet")
 
 
 def _forged(state: Campaign, given: i.MessageForged, now: float) -> list[e.AnyEvent]:

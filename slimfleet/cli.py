@@ -20,6 +20,7 @@ COMMANDS = {
     "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "device": ("slimfleet.commands.device", "suspend or resume a device"),
+    "rounds": ("slimfleet.commands.rounds", "pause training, or let it go on"),
     "explain": (
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",

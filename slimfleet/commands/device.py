@@ -1,23 +1,10 @@
 """``slimfleet device``."""
 
 import argparse
-import asyncio
-import secrets
-import sys
 
-from broker.codec import encode
-from broker.errors import LinkError
-from broker.messages import Command, CommandResult, Message, OperatorAction, ServerState
-from broker.topics import CommandTopic, ResultTopic, ServerTells, ServerTopic, Topic, topic_for
-from slimfleet.exit_codes import ExitCode
-from slimfleet.operator_link import (
-    Access,
-    add_access_arguments,
-    listen,
-    name_argument,
-    operator_link,
-    read_access,
-)
+from broker.messages import OperatorAction
+from slimfleet.operator_command import add_command_arguments, command_server
+from slimfleet.operator_link import name_argument
 
 EXAMPLE = """example:
   slimfleet device suspend pump-7 --reason "bearing is being changed" --config server.toml \\
@@ -28,81 +15,19 @@ EXAMPLE = """example:
 A suspended device trains no more until it is resumed; it keeps the model that it runs. Operator and
 reason are kept in the server's journal.
 """
-TIMEOUT_S = 10.0
 DONE = {OperatorAction.SUSPEND: "suspended", OperatorAction.RESUME: "resumed"}
-REASON_LIMIT = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("action", choices=[str(action) for action in OperatorAction])
+    parser.add_argument("action", choices=[str(action) for action in DONE])
     parser.add_argument("device", type=name_argument, metavar="DEVICE", help="id of the device")
-    parser.add_argument(
-        "--reason", type=_reason, required=True, metavar="TEXT", help="why, for the journal"
-    )
-    add_access_arguments(parser, timeout_s=TIMEOUT_S)
+    add_command_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the server and wait for its answer."""
-    access = read_access(arguments)
-    command = Command(
-        command_id=secrets.token_hex(8),
-        action=OperatorAction(arguments.action),
-        device=arguments.device,
-        reason=arguments.reason,
-    )
-    answer, server = asyncio.run(_ask(access, command, arguments.timeout))
-    if answer is None:
-        state = f"the server is {server.status}" if server else "no server has served this fleet"
-        sys.stderr.write(
-            f"slimfleet device: no answer within {arguments.timeout:g} s ({state}); whether it was"
-            " done is not known: see slimfleet status\n"
-        )
-        return ExitCode.FAILURE
-    if not answer.done:
-        sys.stderr.write(f"slimfleet device: refused: {answer.detail}\n")
-        return ExitCode.FAILURE
-    sys.stdout.write(f"{command.device} is {DONE[command.action]}\n")
-    return ExitCode.DONE
-
-
-async def _ask(
-    access: Access, command: Command, timeout_s: float
-) -> tuple[CommandResult | None, ServerState | None]:
-    """Send the command; return the answer, and what the server's state was, where either came."""
-    answer: CommandResult | None = None
-    server: ServerState | None = None
-
-    def heard(_topic: Topic, message: Message) -> bool:
-        nonlocal answer, server
-        if isinstance(message, ServerState):
-            server = message
-        # The answer to the last command is retained: an older one comes first.
-        if isinstance(message, CommandResult) and message.command_id == command.command_id:
-            answer = message
-        return answer is not None
-
-    filters = [
-        topic_for(access.fleet, ResultTopic(access.operator)),
-        topic_for(access.fleet, ServerTopic(ServerTells.STATE)),
-    ]
-    async with operator_link(access, filters) as link:
-        sending = asyncio.ensure_future(
-            link.publish(topic_for(access.fleet, CommandTopic(access.operator)), encode(command))
-        )
-        try:
-            await listen(link, access, heard, timeout_s)
-            if sending.done() and (error := sending.exception()):
-                raise LinkError(str(error)) from error
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-    return answer, server
-
-
-def _reason(text: str) -> str:
-    if not text.strip() or len(text) > REASON_LIMIT:
-        raise argparse.ArgumentTypeError(f"say why, in 1 to {REASON_LIMIT} characters")
-    return text.strip()
+    action = OperatorAction(arguments.action)
+    done = f"{arguments.device} is {DONE[action]}"
+    return command_server(arguments, "device", action, done, device=arguments.device)

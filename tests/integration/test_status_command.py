@@ -120,14 +120,17 @@ async def test_a_wrong_password_and_a_missing_broker_are_told_in_one_line(slimfl
 
 
 @pytest.mark.parametrize(
-    ("action", "done", "code", "said"),
+    ("words", "action", "done", "said"),
     [
-        ("suspend", True, 0, f"{CAM_1} is suspended"),
-        ("resume", True, 0, f"{CAM_1} is resumed"),
-        ("suspend", False, 1, "refused: no device"),
+        (("device", "suspend", CAM_1), "suspend", True, f"{CAM_1} is suspended"),
+        (("device", "resume", CAM_1), "resume", True, f"{CAM_1} is resumed"),
+        (("device", "suspend", CAM_1), "suspend", False, "refused: no device"),
+        (("rounds", "pause"), "pause-rounds", True, "rounds are paused"),
+        (("rounds", "resume"), "resume-rounds", True, "rounds go on"),
+        (("rounds", "pause"), "pause-rounds", False, "slimfleet rounds: refused: no device"),
     ],
 )
-async def test_a_command_waits_for_its_own_answer(party, slimfleet, action, done, code, said):
+async def test_a_command_waits_for_its_own_answer(party, slimfleet, words, action, done, said):
     server = await party.join(SERVER, COMMANDS)
     await say(
         server, ResultTopic(OPERATOR), CommandResult(command_id="an-older-one", done=not done)
@@ -142,10 +145,11 @@ async def test_a_command_waits_for_its_own_answer(party, slimfleet, action, done
 
     answering = asyncio.ensure_future(answer())
     found, out, err = await slimfleet(
-        *("device", action, CAM_1, "--reason", "bearing is being changed", "--timeout", "20")
+        *(*words, "--reason", "bearing is being changed", "--timeout", "20")
     )
     asked = await answering
-    assert found == code
+    assert found == (0 if done else 1)
+    assert asked.device == ("" if words[0] == "rounds" else CAM_1)
     assert said in (out if done else err)
     assert asked.action is OperatorAction(action)
     assert asked.reason == "bearing is being changed"

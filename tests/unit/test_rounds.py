@@ -26,6 +26,7 @@ from coordinator.admission import admit
 from coordinator.bench import RoundResult
 from coordinator.duties import Assess, Export, Initialise, Score, job, shared
 from coordinator.fleet import Phase, confirmed
+from coordinator.fleet_summary import summary
 from coordinator.publications import publications
 from coordinator.settings import Contributions, Releases, Rewards, WidthPolicy
 from journal import events as e
@@ -804,6 +805,32 @@ def test_an_update_that_was_accepted_before_the_suspension_still_counts():
     assert C in events[-1].aggregated
 
 
+def test_while_rounds_are_paused_the_open_one_is_finished_and_no_other_opens():
+    desk = office(A, B)
+    assert kinds(desk.command("pause-rounds", "")) == ["OperatorActed"]
+    assert desk.state.paused == "paused by ana: maintenance"
+    desk.fetched(A)
+    assert kinds(desk.fetched(B))[-1] == "RoundClosed"
+    desk.scored()
+    for _ in range(5):
+        assert desk.wait(60.0) == []
+    assert desk.state.round.number == 1
+    told = summary(desk.state, desk.state.settings)
+    assert told.detail == "rounds are paused by ana: maintenance"
+    desk.state = desk.replayed()
+    assert desk.state.paused
+    events = desk.command("resume-rounds", "", "c2")
+    assert kinds(events) == ["OperatorActed", "RoundOpened"]
+
+
+def test_pausing_concerns_the_whole_fleet_and_no_device():
+    desk = office(A, B)
+    [acted] = desk.command("pause-rounds", A)
+    assert not acted.done
+    assert acted.detail == "pause-rounds concerns the whole fleet, not 'press'"
+    assert not desk.state.paused
+
+
 def test_a_command_is_carried_out_once():
     desk = office(A, B)
     desk.command("suspend", A, "c1")
@@ -907,6 +934,7 @@ class Campaigns(RuleBasedStateMachine):
         for device in DEVICES[:2]:
             self.desk.join(device)
         self.checked = 0
+        self.paused = False
         self.closed = {}
         self.counters = {}
         self.entitled = {}
@@ -1050,12 +1078,13 @@ class Campaigns(RuleBasedStateMachine):
 
     @rule(
         device=devices,
-        action=st.sampled_from(["suspend", "resume"]),
+        action=st.sampled_from(["suspend", "resume", "pause-rounds", "resume-rounds"]),
         command_id=st.sampled_from(["1", "2", "3", "4" * 9000]),
         operator=st.sampled_from(["ana", "ben"]),
     )
     def an_operator_acts(self, device, action, command_id, operator):
-        self.desk.command(action, device, command_id, operator, reason="r" * 9000)
+        concerned = "" if action.endswith("rounds") else device
+        self.desk.command(action, concerned, command_id, operator, reason="r" * 9000)
 
     @rule(width=st.sampled_from([0.25, 1.0]))
     def a_blob_is_on_the_broker(self, width):
@@ -1076,6 +1105,7 @@ class Campaigns(RuleBasedStateMachine):
                 assert number == len(self.closed) + 1, "two rounds at once, or one left out"
                 assert None not in self.closed.values()
                 assert len(event.tasks) >= event.quorum
+                assert not self.paused, "a round opened while rounds were paused"
                 rounds = self.desk.settings.rounds
                 if rounds.cohort and not event.assessment:
                     assert len(event.tasks) <= math.ceil(rounds.cohort * rounds.over_selection)
@@ -1093,6 +1123,8 @@ class Campaigns(RuleBasedStateMachine):
                 if self.desk.settings.rewards.mode == "training-time" and not event.assessment:
                     for task in event.tasks:
                         assert task.width <= self.entitled.get(task.device, 0.25)
+            case e.OperatorActed(done=True, device="", action=action):
+                self.paused = action == "pause-rounds"
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted():
                 assert self.closed[number] is None, "a closed round changed"
                 assert event.device in self.tasks
