@@ -63,7 +63,7 @@ def forecast(device: Device, width: float, steps: int, settings: Settings) -> fl
     """Return the predicted seconds of a round at ``width`` with ``steps`` steps.
 
     Args:
-        device: what it said about itself decides.
+        device: what it said about itself decides, corrected by its pace.
         width: that it will train.
         steps: of the round; the forecasts are for those of an ordinary one.
         settings: of the campaign.
@@ -71,7 +71,8 @@ def forecast(device: Device, width: float, steps: int, settings: Settings) -> fl
     # A journal from before forecasts were recorded knows the width policy's own prediction.
     known = RoundForecast(width=width, predicted_s=device.predicted_s, step_s=0.0)
     found = next((one for one in device.forecasts if one.width == width), known)
-    return found.predicted_s + (steps - ordinary_steps(settings, device.profile)) * found.step_s
+    more = steps - ordinary_steps(settings, device.profile)
+    return device.pace * (found.predicted_s + more * found.step_s)
 
 
 def _within(grid: Sequence[float], width: float) -> float:

@@ -29,6 +29,7 @@ from coordinator.fleet import (
     lacks_resources,
     reports_of,
 )
+from coordinator.pace import followed
 from coordinator.settings import Settings
 from journal import events as e
 
@@ -137,9 +138,13 @@ def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
 def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
     if event.width and state.round is None and not any(d.width for d in state.devices.values()):
         state = replace(state, since=at)  # the others get their time from the first one on
+    known = state.devices.get(event.device)
+    # What a new profile predicts is not what the pace was measured against.
+    fresh = known is None or known.forecasts != event.forecasts
     return _device(
         state,
         event.device,
+        pace=1.0 if known is None or fresh else known.pace,
         width=event.width,
         participation=event.participation,
         reason=event.reason,
@@ -176,8 +181,17 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
         receipt=receipt,
         accepted={**known.accepted, event.round: event.blob},
         observed_s=(*known.observed_s, event.round_s),
+        pace=_pace(state, known, event.round_s),
     )
     return _task(state, event.device, update=event, stage=Stage.UPLOADED)
+
+
+def _pace(state: Campaign, device: Device, observed_s: float) -> float:
+    """Return a device's pace after a round that took it so long."""
+    task = state.round.tasks.get(device.device) if state.round else None
+    if task is None:
+        return device.pace
+    return followed(device.pace, task.task.predicted_s / device.pace, observed_s)
 
 
 def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
@@ -188,10 +202,12 @@ def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
     if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
         return _task(state, event.device, dropped=event.reason)
-    known = state.devices[event.device]
+    known, current = state.devices[event.device], state.round
+    late = event.reason is DropReason.LATE and current is not None
     state = _device(
         state,
         event.device,
+        pace=_pace(state, known, current.opened.budget_s) if late and current else known.pace,
         rounds_missed=known.rounds_missed + 1,
         last_drop=f"round {event.round}: {event.reason}"
         + (f" ({event.detail})" if event.detail else ""),

@@ -66,7 +66,8 @@ class Device:
     """What is known about one device.
 
     Attributes:
-        forecasts: how long a round takes it at each training width up to its own.
+        forecasts: how long a round takes it at each training width that it has the memory for.
+        pace: average of observed over predicted durations of its rounds.
         steps: of a round, where it is too slow for the ordinary ones; 0 = those.
         trained_width: of the last update that was aggregated.
         last_drawn: number of the last round that it was invited to.
@@ -89,6 +90,7 @@ class Device:
     predicted_s: float = 0.0
     forecasts: tuple[e.RoundForecast, ...] = ()
     steps: int = 0
+    pace: float = 1.0
     trained_width: float = 0.0
     observed_s: tuple[float, ...] = ()
     last_drawn: int = 0

@@ -6,6 +6,7 @@ from broker.messages import DropReason, Participation
 from coordinator.entitlement import forecast, training_width
 from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.local_training import assessment_training, ordinary_steps, round_training
+from coordinator.pace import repaced
 from coordinator.presence import PRESENT
 from coordinator.selection import Candidate, drawn
 from journal import events as e
@@ -41,6 +42,28 @@ def stop_training(state: Campaign) -> list[e.AnyEvent]:
     if every and done and done % every == 0 and state.release_round < done:
         return [e.ReleaseDue(round=of, reason=f"a release is due every {every} rounds")]
     return []
+
+
+def follow_pace(state: Campaign) -> list[e.AnyEvent]:
+    """Give devices whose rounds take longer, or shorter, than predicted another width."""
+    if state.round is None or state.round.closed is None:
+        return []
+    settings = settings_of(state)
+    choices = {name: repaced(device, settings) for name, device in state.devices.items()}
+    return [
+        e.WidthChosen(
+            device=name,
+            width=choice.width,
+            participation=choice.participation,
+            reason=choice.reason,
+            predicted_s=choice.predicted_s,
+            predicted_bytes=choice.predicted_bytes,
+            forecasts=choice.forecasts,
+            steps=choice.steps,
+        )
+        for name, choice in sorted(choices.items())
+        if choice
+    ]
 
 
 def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:

@@ -26,7 +26,7 @@ from coordinator.evolution import evolve
 from coordinator.fleet import Campaign, Phase, answered_deployment, settings_of
 from coordinator.inputs import brief, is_finite, recordable
 from coordinator.reported_round import with_reports
-from coordinator.round_schedule import close_round, open_round, stop_training
+from coordinator.round_schedule import close_round, follow_pace, open_round, stop_training
 from coordinator.width_policy import choose_width
 from journal import events as e
 
@@ -301,7 +301,12 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
 def _follow_up(state: Campaign, now: float) -> list[e.AnyEvent]:
     match state.phase:
         case Phase.GATHERING:
-            return revise_entitlements(state) or stop_training(state) or open_round(state, now)
+            return (
+                revise_entitlements(state)
+                or stop_training(state)
+                or follow_pace(state)
+                or open_round(state, now)
+            )
         case Phase.TRAINING:
             return close_round(state, now)
         case Phase.ALLOCATING:

@@ -22,7 +22,7 @@ class WidthChoice:
     Attributes:
         width: training width, 0 where the device cannot train.
         predicted_s: predicted round time; predicted_bytes: predicted peak memory.
-        forecasts: for this width and the narrower ones of the grid, ascending.
+        forecasts: for every width of the grid that its memory and the operator allow, ascending.
         steps: of a round, where it can take only so many; 0 = the ordinary ones.
     """
 
@@ -76,13 +76,13 @@ def choose_width(
         obstacle = _capped(width, cap) or fits[width].obstacle(held)
         if not obstacle:
             because = why_not_wider or _missing_wider(profile, settings, width)
-            return _choice(fits, width, f"width {width:g}: {because}")
+            return _choice(fits, width, cap, f"width {width:g}: {because}")
         why_not_wider = obstacle
     steps = fits[min(fits)].affordable_steps() if fits else 0
     if steps and min(fits) <= cap:
         width, asked = min(fits), ordinary_steps(settings, profile)
         reason = f"width {width:g} with {steps} of {asked} steps: {why_not_wider}"
-        return _choice(fits, width, reason, steps)
+        return _choice(fits, width, cap, reason, steps)
     return WidthChoice(
         0.0,
         Participation.CANNOT,
@@ -154,7 +154,7 @@ def _capped(width: float, cap: float) -> str:
 
 
 def _choice(
-    fits: Mapping[float, _Fit], width: float, reason: str, steps: int | None = None
+    fits: Mapping[float, _Fit], width: float, cap: float, reason: str, steps: int | None = None
 ) -> WidthChoice:
     chosen = fits[width]
     return WidthChoice(
@@ -166,7 +166,7 @@ def _choice(
         tuple(
             RoundForecast(width=inner, predicted_s=fit.predicted_s, step_s=fit.cost.step_s)
             for inner, fit in sorted(fits.items())
-            if inner <= width
+            if not fit.lacks_memory() and inner <= cap
         ),
         steps or 0,
     )

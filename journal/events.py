@@ -129,8 +129,9 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
     Attributes:
         predicted_s: predicted round time at that width; predicted_bytes: predicted peak memory.
         reason: one sentence.
-        forecasts: for that width and the narrower ones, which a device trains where its
-            entitlement holds it down.
+        forecasts: for that width and the others that its memory and the operator allow: a device
+            trains narrower ones where its entitlement or its pace holds it down. Journals from
+            before the pace was followed know none that are wider.
         steps: of a round, where it is too slow for the ordinary ones; 0 = those.
     """
 

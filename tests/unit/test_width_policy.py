@@ -262,8 +262,8 @@ def test_a_better_machine_never_gets_a_narrower_width(steps, peaks, budget, dead
 
 def test_a_choice_foretells_the_round_at_each_width_that_may_be_trained_instead():
     choice = choose(profile(steps=(0.1, 0.2, 0.3, 90.0)))
-    assert [one.width for one in choice.forecasts] == [0.25, 0.5, 0.75]
-    assert choice.forecasts[-1].predicted_s == choice.predicted_s
+    assert [one.width for one in choice.forecasts] == [0.25, 0.5, 0.75, 1.0]
+    assert choice.forecasts[2].predicted_s == choice.predicted_s
     seconds = [one.predicted_s for one in choice.forecasts]
     assert seconds == sorted(seconds)
     assert choice.forecasts[1].step_s == pytest.approx(0.15)
