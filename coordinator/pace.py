@@ -62,20 +62,24 @@ class _Paced:
 def repaced(device: Device, settings: Settings) -> WidthChoice | None:
     """Return the width and steps that a device's pace asks for; None where they stay.
 
-    To become wider, or to take more steps, it needs time to spare (`width_policy.hysteresis`). A
-    device that takes part is never left out for its pace alone: then nothing would tell that it has
-    become faster again.
+    To become wider, or to take more steps, it needs time to spare (`width_policy.hysteresis`); what
+    it trains now it keeps until half of the time between the policy's share and the deadline is
+    used up as well, which is there for surprises, and this is none any more. A device that takes
+    part is never left out for its pace alone: then nothing would tell that it has become faster
+    again.
     """
     if not device.width or not device.forecasts or device.pace == 1.0:
         return None
     policy = settings.width_policy
     paced = _Paced(device, settings, settings.rounds.deadline_s * policy.time_share)
     spare = paced.allowed_s * (1.0 - policy.hysteresis)
+    kept = (paced.allowed_s + settings.rounds.deadline_s) / 2
     why = "the widest that was measured"
     for one in sorted(device.forecasts, key=lambda one: -one.width):
         seconds = paced.seconds(one, paced.ordinary)
-        more = one.width > device.width or (one.width == device.width and device.steps)
-        if seconds <= (spare if more else paced.allowed_s):
+        now = one.width == device.width and not device.steps
+        narrower = one.width < device.width
+        if seconds <= (kept if now else paced.allowed_s if narrower else spare):
             return _changed(paced, one, 0, why)
         why = f"{one.width:g} takes {seconds:.1f} s of the {paced.allowed_s:.1f} s allowed"
     narrowest = min(device.forecasts, key=lambda one: one.width)

@@ -41,9 +41,11 @@ def applied(one, choice):
 @pytest.mark.parametrize(
     ("width", "pace", "expected"),
     [
-        (1.0, 1.9, None),  # 76 s fit
-        (1.0, 2.1, 0.75),  # 84 s do not, 63 s do
+        (1.0, 2.2, None),  # 88 s: more than the 80 s that may be planned, but kept up to 90 s
+        (1.0, 2.3, 0.75),  # 92 s are too many, 69 s are not
         (1.0, 3.9, 0.5),  # 78 s
+        (0.75, 2.9, None),  # 87 s
+        (0.75, 3.1, 0.5),
         (0.5, 1.9, 0.75),  # to become wider it must spare a tenth: 76 s are too many for 1.0
         (0.5, 1.7, 1.0),
         (0.75, 2.0, None),
@@ -55,12 +57,12 @@ def test_the_width_follows_the_pace_and_becoming_wider_takes_time_to_spare(width
 
 
 def test_the_reason_says_what_the_rounds_have_shown():
-    choice = repaced(device(1.0, 2.1), SETTINGS)
+    choice = repaced(device(1.0, 2.3), SETTINGS)
     assert choice.reason == (
-        "width 0.75: 1 takes 84.0 s of the 80.0 s allowed; its rounds take 2.10 times what was"
+        "width 0.75: 1 takes 92.0 s of the 80.0 s allowed; its rounds take 2.30 times what was"
         " predicted"
     )
-    assert choice.predicted_s == pytest.approx(63.0)
+    assert choice.predicted_s == pytest.approx(69.0)
 
 
 SLOW = tuple(
@@ -143,7 +145,7 @@ def desk_of():
     rounds = {"min_devices": 2, "budget": 8, "minimum": 8, "deadline_s": 10.0}
     desk = Office(settings(rounds=rounds)).begin("press")
     costs = tuple(
-        WidthCost(width=width, step_s=width, peak_bytes=1) for width in (0.25, 0.5, 0.75, 1.0)
+        WidthCost(width=width, step_s=2 * width, peak_bytes=1) for width in (0.25, 0.5, 0.75, 1.0)
     )
     desk.join("busy", costs=costs)
     return desk
@@ -153,14 +155,14 @@ def test_a_device_whose_rounds_take_longer_than_predicted_trains_narrower():
     desk = desk_of()
     assert desk.state.devices["busy"].width == 1.0
     [predicted] = [t.predicted_s for t in desk.state.round.opened.tasks if t.device == "busy"]
-    assert predicted < 3.0
+    assert predicted == pytest.approx(5.0, abs=0.01)
     for _ in range(6):
         desk.fetched("press")
-        desk.wait(9.0)
+        desk.wait(9.8)
         desk.fetched("busy")
         desk.scored({"press": 1.0, "busy": 1.0})
     busy = desk.state.devices["busy"]
-    assert busy.pace > 2
+    assert busy.pace > 1.5
     assert busy.width < 1.0
     assert "its rounds take" in busy.reason
     assert desk.state.devices["press"].width == 1.0
