@@ -46,13 +46,12 @@ class Case:
 
     def _changed(self, claim: Claim, contribution: float) -> Claim:
         own, total = claim.contribution, claim.total if claim.sound else Total()
-        times, more = (contribution / own, 0.0) if own > 0 else (1.0, contribution - own)
-        total = Total(
-            score=contribution,
-            blocks=tuple(times * block + more for block in total.blocks),
-            rounds=max(1, total.rounds),
-            noise=total.noise.scaled(times),
-        )
+        if own > 0:
+            total = total.scaled(contribution / own)
+        else:
+            blocks = tuple(block + contribution - own for block in total.blocks)
+            total = replace(total, blocks=blocks)
+        total = replace(total, score=contribution, rounds=max(1, total.rounds))
         if self.policy.basis == "assessment":  # the contribution is what its own model scores
             return replace(claim, total=total, alone=self.untrained + contribution)
         return replace(claim, total=total)

@@ -61,10 +61,12 @@ def clipped(changes: Sequence[Change], limit: float) -> list[Change]:
 
     Args:
         changes: of a round.
-        limit: a change longer than this many times the median is shortened to that; above 0.
+        limit: a change longer than this many times the median is shortened to that; above 0. The
+            median is of those that changed anything, or idle devices could stop all others.
     """
     lengths = [_root_mean_square(one.change) for one in changes]
-    longest = limit * float(np.median(lengths))
+    moved = [length for length in lengths if length > 0]
+    longest = limit * float(np.median(moved)) if moved else 0.0
     return [
         one if length <= longest else _scaled(one, longest / length)
         for one, length in zip(changes, lengths, strict=True)
