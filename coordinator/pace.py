@@ -63,17 +63,16 @@ def repaced(device: Device, settings: Settings) -> WidthChoice | None:
     """Return the width and steps that a device's pace asks for; None where they stay.
 
     To become wider, or to take more steps, it needs time to spare (`width_policy.hysteresis`); what
-    it trains now it keeps until half of the time between the policy's share and the deadline is
-    used up as well, which is there for surprises, and this is none any more. A device that takes
-    part is never left out for its pace alone: then nothing would tell that it has become faster
-    again.
+    it trains now it keeps until it takes by as much longer than the policy allows. A device that
+    takes part is never left out for its pace alone: then nothing would tell that it has become
+    faster again.
     """
     if not device.width or not device.forecasts or device.pace == 1.0:
         return None
     policy = settings.width_policy
     paced = _Paced(device, settings, settings.rounds.deadline_s * policy.time_share)
     spare = paced.allowed_s * (1.0 - policy.hysteresis)
-    kept = (paced.allowed_s + settings.rounds.deadline_s) / 2
+    kept = min(paced.allowed_s * (1.0 + policy.hysteresis), settings.rounds.deadline_s)
     why = "the widest that was measured"
     for one in sorted(device.forecasts, key=lambda one: -one.width):
         seconds = paced.seconds(one, paced.ordinary)
