@@ -202,12 +202,14 @@ def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
     if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
         return _task(state, event.device, dropped=event.reason)
-    known, current = state.devices[event.device], state.round
-    late = event.reason is DropReason.LATE and current is not None
+    known = state.devices[event.device]
+    pace = known.pace
+    if event.reason is DropReason.LATE and state.round:
+        pace = _pace(state, known, state.round.opened.budget_s)
     state = _device(
         state,
         event.device,
-        pace=_pace(state, known, current.opened.budget_s) if late and current else known.pace,
+        pace=pace,
         rounds_missed=known.rounds_missed + 1,
         last_drop=f"round {event.round}: {event.reason}"
         + (f" ({event.detail})" if event.detail else ""),

@@ -10,9 +10,9 @@ from broker.messages import Participation
 from coordinator.fleet import Device
 from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
-from coordinator.width_policy import WidthChoice
+from coordinator.width_policy import WidthChoice, allowed_s
 from journal.events import RoundForecast
-from profiler.prediction import follow_ratio
+from profiler.prediction import follow_ratio, whole_steps
 
 # One odd round must not throw a device out, nor a prediction of next to nothing.
 LEAST, MOST = 0.25, 4.0
@@ -53,8 +53,7 @@ class _Paced:
     def affordable_steps(self, one: RoundForecast) -> int:
         """Return how many steps fit; never fewer than the policy's least, as load may pass."""
         left = self.allowed_s - self.seconds(one, 0)
-        cost = self.device.pace * one.step_s
-        fits = int(min(left / cost, 1e9)) if cost > 0 and left > 0 else 0
+        fits = whole_steps(left, self.device.pace * one.step_s)
         least = self.settings.width_policy.least_steps
         return max(min(fits, self.ordinary - 1), min(least, self.ordinary))
 
@@ -70,7 +69,7 @@ def repaced(device: Device, settings: Settings) -> WidthChoice | None:
     if not device.width or not device.forecasts or device.pace == 1.0:
         return None
     policy = settings.width_policy
-    paced = _Paced(device, settings, settings.rounds.deadline_s * policy.time_share)
+    paced = _Paced(device, settings, allowed_s(settings))
     spare = paced.allowed_s * (1.0 - policy.hysteresis)
     kept = min(paced.allowed_s * (1.0 + policy.hysteresis), settings.rounds.deadline_s)
     why = "the widest that was measured"

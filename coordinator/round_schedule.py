@@ -50,20 +50,7 @@ def follow_pace(state: Campaign) -> list[e.AnyEvent]:
         return []
     settings = settings_of(state)
     choices = {name: repaced(device, settings) for name, device in state.devices.items()}
-    return [
-        e.WidthChosen(
-            device=name,
-            width=choice.width,
-            participation=choice.participation,
-            reason=choice.reason,
-            predicted_s=choice.predicted_s,
-            predicted_bytes=choice.predicted_bytes,
-            forecasts=choice.forecasts,
-            steps=choice.steps,
-        )
-        for name, choice in sorted(choices.items())
-        if choice
-    ]
+    return [choice.event(name) for name, choice in sorted(choices.items()) if choice]
 
 
 def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
@@ -112,14 +99,14 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
 
 def _cohort(state: Campaign, invited: list[Device], number: int) -> list[Device]:
     """Return those of the devices that are drawn, in their order."""
-    settings, ledger = settings_of(state), state.ledger
+    settings = settings_of(state)
     places = math.ceil(settings.rounds.cohort * settings.rounds.over_selection)
     chosen = drawn(
         [
             Candidate(
                 one.device,
                 one.last_drawn,
-                ledger.account(one.device).score if one.last_drawn else None,
+                state.contribution(one.device) if one.last_drawn else None,
             )
             for one in invited
         ],

@@ -108,16 +108,7 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
     )
     return [
         e.DeviceProfiled(device=given.device, profile=profile),
-        e.WidthChosen(
-            device=given.device,
-            width=choice.width,
-            participation=choice.participation,
-            reason=choice.reason,
-            predicted_s=choice.predicted_s,
-            predicted_bytes=choice.predicted_bytes,
-            forecasts=choice.forecasts,
-            steps=choice.steps,
-        ),
+        choice.event(given.device),
     ]
 
 

@@ -1,5 +1,7 @@
 """An accepted update, read from the blob folder."""
 
+from functools import partial
+
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import UpdateFile
 from journal.blobs import BlobFolder
@@ -20,6 +22,6 @@ def read_update(
         base: full state that the round started from.
         update: which one.
     """
-    received = slice_state(base, spec, update.width)
+    received = partial(slice_state, base, spec, update.width)
     state = decode_update(blobs.get(update.digest), received, spec, update.width)
     return DeviceUpdate(update.device, update.width, state, update.weight)

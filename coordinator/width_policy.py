@@ -7,7 +7,7 @@ from broker import messages as m
 from broker.messages import Participation, Profile
 from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
-from journal.events import RoundForecast
+from journal.events import RoundForecast, WidthChosen
 from profiler.prediction import predict_round, steps_within, training_cost
 from profiler.profile import WidthCost
 from slimmable.update_codec import encoded_share
@@ -33,6 +33,15 @@ class WidthChoice:
     predicted_bytes: int = 0
     forecasts: tuple[RoundForecast, ...] = ()
     steps: int = 0
+
+    def event(self, device: str) -> WidthChosen:
+        """Return the event that says so of a device; its other fields are these."""
+        return WidthChosen(device=device, **vars(self))
+
+
+def allowed_s(settings: Settings) -> float:
+    """Return the seconds that a round may take a device by prediction."""
+    return settings.rounds.deadline_s * settings.width_policy.time_share
 
 
 def choose_width(
@@ -106,11 +115,6 @@ class _Fit:
     profile: Profile
 
     @property
-    def allowed_s(self) -> float:
-        """Seconds that a round may take the device."""
-        return self.settings.rounds.deadline_s * self.settings.width_policy.time_share
-
-    @property
     def predicted_s(self) -> float:
         """Seconds of a round with its ordinary steps."""
         return self.seconds(ordinary_steps(self.settings, self.profile))
@@ -129,7 +133,7 @@ class _Fit:
 
     def obstacle(self, held: float) -> str:
         """Return what speaks against the width, or ""."""
-        seconds, allowed = self.predicted_s, self.allowed_s
+        seconds, allowed = self.predicted_s, allowed_s(self.settings)
         if lack := self.lacks_memory():
             return lack
         if seconds > allowed:
@@ -144,7 +148,7 @@ class _Fit:
 
     def affordable_steps(self) -> int:
         """Return how many steps fit the deadline; 0 where they are too few, or memory is."""
-        steps = steps_within(self.cost, self.allowed_s, *self.transfers)
+        steps = steps_within(self.cost, allowed_s(self.settings), *self.transfers)
         fits = not self.lacks_memory() and steps >= self.settings.width_policy.least_steps
         return min(steps, ordinary_steps(self.settings, self.profile)) if fits else 0
 

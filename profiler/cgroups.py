@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from profiler.system_files import text_of
+
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -39,9 +41,9 @@ def cgroup_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> float | None:
     found: list[float] = []
     for folder, version in _levels(proc, cgroups, "cpu"):
         if version == 2:
-            quota, _, period = _text(folder / "cpu.max").partition(" ")
+            quota, _, period = text_of(folder / "cpu.max").partition(" ")
         else:
-            quota, period = (_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+            quota, period = (text_of(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
         if quota.isdecimal() and period.isdecimal() and int(period):
             found.append(int(quota) / int(period))
     return min((cores for cores in found if cores > 0), default=None)
@@ -49,7 +51,7 @@ def cgroup_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> float | None:
 
 def _levels(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Yield the folder of each group around this process, with its version, the inmost first."""
-    for line in _text(proc / "self" / "cgroup").splitlines():
+    for line in text_of(proc / "self" / "cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers == "":
             root, version = cgroups, 2
@@ -65,13 +67,6 @@ def _levels(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, 
         yield root, version
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def _number(file: Path) -> int | None:
-    text = _text(file)
+    text = text_of(file)
     return int(text) if text.isdecimal() else None  # absent, or "max"

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from profiler.profile import Condition
+from profiler.system_files import text_of
 
 SYS = Path("/sys")
 COOLING = ("processor", "cpufreq", "cpu")  # in the type of a cooling device that slows processors
@@ -72,7 +73,7 @@ def _firmware(sys: Path) -> Iterator[str]:
     """Yield what a Raspberry Pi's firmware and its voltage sensor say."""
     for file in sorted(sys.glob("devices/platform/*/*firmware/get_throttled")):
         try:
-            bits = int(_text(file), 16)
+            bits = int(text_of(file), 16)
         except ValueError:
             continue
         for place, what in enumerate(FIRMWARE_BITS):
@@ -81,20 +82,13 @@ def _firmware(sys: Path) -> Iterator[str]:
             elif bits >> (16 + place) & 1:
                 yield f"{what} since the start"
     for name in sorted(sys.glob("class/hwmon/hwmon*/name")):
-        if _text(name) == "rpi_volt" and _text(name.with_name("in0_lcrit_alarm")) == "1":
+        if text_of(name) == "rpi_volt" and text_of(name.with_name("in0_lcrit_alarm")) == "1":
             yield FIRMWARE_BITS[0]
 
 
 def _cooling(sys: Path) -> Iterator[str]:
     """Yield what Linux's own thermal control says: a processor held back to cool."""
     for kind in sorted(sys.glob("class/thermal/cooling_device*/type")):
-        level = _text(kind.with_name("cur_state"))
-        if any(word in _text(kind).lower() for word in COOLING) and level not in {"", "0"}:
+        level = text_of(kind.with_name("cur_state"))
+        if any(word in text_of(kind).lower() for word in COOLING) and level not in {"", "0"}:
             yield "slowed down to cool"
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -97,7 +97,12 @@ def steps_within(
         link_bytes_per_s: rate of the transfer path; 0 = unknown.
     """
     left = seconds - predict_round(cost, 0, download_bytes, upload_bytes, link_bytes_per_s)
-    return int(min(left / cost.step_s, 1e9)) if left > 0 else 0
+    return whole_steps(left, cost.step_s)
+
+
+def whole_steps(seconds: float, step_s: float) -> int:
+    """Return how many steps fit so many seconds, 0 to 1e9; 0 where a step takes no time."""
+    return int(min(seconds / step_s, 1e9)) if seconds > 0 and step_s > 0 else 0
 
 
 def predict_memory(baseline: int, parameter_bytes: int, activation_bytes: int) -> int:

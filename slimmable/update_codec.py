@@ -15,7 +15,7 @@ The bytes are safetensors whose names say how to read them, so that an update ne
 Whoever reads them needs the slice that the training started from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,7 +96,7 @@ def encode_update(
 
 
 def decode_update(
-    payload: bytes, received: Mapping[str, Array], spec: WidthSpec, width: float
+    payload: bytes, received: Callable[[], Mapping[str, Array]], spec: WidthSpec, width: float
 ) -> ModelState:
     """Return the state dict of an update, whatever its encoding.
 
@@ -104,19 +104,21 @@ def decode_update(
 
     Args:
         payload: of `encode_update`.
-        received: state dict of the slice that training started from.
+        received: returns the state dict of the slice that training started from; an update in full
+            precision does not ask for it.
         spec: of the model.
         width: of the slice.
 
     Raises:
         StateError: the bytes are no update of this slice.
     """
-    change = decode_change(payload, spec, width)
+    tensors = decode_state(payload)
+    change = change_in(tensors, spec, width)
     if change is None:
-        return decode_state(payload)
+        return tensors
     return {
         name: array + change[name] if name in change else np.array(array)
-        for name, array in received.items()
+        for name, array in received().items()
     }
 
 
@@ -126,7 +128,15 @@ def decode_change(payload: bytes, spec: WidthSpec, width: float) -> ModelState |
     Raises:
         StateError: the bytes are no update of this slice.
     """
-    tensors = decode_state(payload)
+    return change_in(decode_state(payload), spec, width)
+
+
+def change_in(tensors: Mapping[str, Array], spec: WidthSpec, width: float) -> ModelState | None:
+    """Return the same of the tensors that an update's bytes hold.
+
+    Raises:
+        StateError: they are no update of this slice.
+    """
     if not tensors or set(tensors) & set(spec.tensors):
         return None
     shapes = {name: spec.shape(name, width) for name in spec.parameters}

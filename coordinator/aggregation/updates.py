@@ -9,7 +9,7 @@ from broker.messages import DropReason
 from slimmable.slicing import check_state
 from slimmable.spec import SpecError, WidthSpec
 from slimmable.state import Array, StateError, decode_state
-from slimmable.update_codec import decode_change
+from slimmable.update_codec import change_in
 
 LARGEST_WEIGHT = 1e9
 
@@ -34,12 +34,11 @@ class DeviceUpdate:
 def inspect_payload(spec: WidthSpec, width: float, payload: bytes) -> tuple[DropReason, str] | None:
     """Return why the bytes of an update cannot be used, or None if they can."""
     try:
-        change = decode_change(payload, spec, width)
-        if change is None:
-            return inspect_update(spec, width, decode_state(payload))
+        tensors = decode_state(payload)
+        change = change_in(tensors, spec, width)
     except StateError as error:
         return DropReason.BAD_BYTES, str(error)
-    return _inspect_values(spec, change)
+    return inspect_update(spec, width, tensors) if change is None else _inspect_values(spec, change)
 
 
 def inspect_update(
