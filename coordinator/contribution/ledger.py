@@ -24,7 +24,7 @@ from coordinator.contribution.student import quantile
 from journal.events import Contribution, RoundScored
 
 LEVEL = 0.05  # of intervals: they hold in 95 of 100 cases
-# Of the larger of two scores: what is left below it is the rounding of sums.
+# Of the larger of two sums of scores: what is left below it is the rounding of sums.
 ROUNDING = 1e-9
 
 
@@ -85,13 +85,13 @@ class Ledger:
 
         In a round for which others were drawn it would have been worth to them what it was worth
         to those of its own rounds, but no more than they were on average: the luck of one small
-        round is not the measure of a whole campaign. Who stayed away is worth what it gave.
+        round is not the measure of a whole campaign. Who stayed away is worth what it gave, and so
+        is who was drawn only when next to nothing was advanced: that is no measure of it.
         """
         total = self.totals[device]
-        if not total.excused or not total.peers:
+        if not total.excused or total.peers <= ROUNDING * total.excused:
             return total
-        rate = 1.0 / max(total.peers, total.score)
-        return total.scaled(1.0 + total.excused * rate)
+        return total.scaled(1.0 + total.excused / max(total.peers, total.score))
 
     def excused(self, device: str) -> float:
         """Return the part of all progress, 0 to 1, that was made in rounds it was not drawn for."""

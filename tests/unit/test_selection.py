@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.messages import DropReason, Stage
@@ -148,6 +148,9 @@ def test_where_everybody_is_drawn_the_account_is_what_was_entered():
 SCORES = st.dictionaries(st.sampled_from("abcd"), st.floats(-2, 5), min_size=1)
 
 
+@example([{"a": 1.0}, {"a": 0.0, "b": 8.9e-206}], 1.0)  # 1e205 times as much, squared
+@example([{"a": 5e-324}, {"b": 5e-324}], 1.0)  # 1 / 5e-324 is infinite
+@example([{"a": 1.0}, {"b": -2.0, "c": 1e-308}], 1.0)
 @given(st.lists(SCORES, min_size=1, max_size=6), st.floats(0.3, 1.0))
 def test_the_part_of_the_progress_that_is_excused_is_a_part(rounds, decay):
     ledger = Ledger(decay).with_devices("abcd")
