@@ -27,6 +27,7 @@ training, and a clock that jumps over every wait. The file names data, how it is
 riders, seeds and the campaign's settings; every combination is one campaign. Writes into --out:
 
   devices.csv, rounds.csv, widths.csv   one line for each, in each campaign
+  tasks.csv                             one line for each device in each round: time and bytes
   report.html, report.png               score over width, reward over contribution, tables
   cells/                                result, journal and weights of each campaign
 """
@@ -90,11 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write(results: "Results", title: str, out: Path) -> None:
     from journal.disk import write_atomically
-    from slimfleet.simulation.tables import device_table, round_table, width_table
+    from slimfleet.simulation.tables import (
+        device_table,
+        round_table,
+        task_table,
+        width_table,
+    )
 
     for name, table in (
         ("devices.csv", device_table),
         ("rounds.csv", round_table),
+        ("tasks.csv", task_table),
         ("widths.csv", width_table),
     ):
         write_atomically(out / name, table(results), mode=0o644)

@@ -7,7 +7,8 @@
 
 Coordinator and agents are those of a real fleet, wired to a broker in memory and to a clock that
 jumps. So a round here is a round there: same messages, same journal, same decisions. Trainings and
-measurements are computed for real; in virtual time they take a moment. A campaign depends on its
+measurements are computed for real; in virtual time measurements take a moment, and trainings and
+transfers what the device's tier says (`slimfleet.simulation.tiers`). A campaign depends on its
 settings, its data and its seed alone: what differs between two runs are the CPU seconds that the
 journal notes with each score, and on a GPU the rounding.
 """
@@ -46,16 +47,17 @@ from journal.disk import make_folder
 from journal.platform import unflushed
 from journal.store import Journal
 from profiler.profile import MachineFacts
-from slimfleet.simulation.devices import PLENTY, SimulatedDevice, SimulatedTrainer
+from slimfleet.simulation.devices import SimulatedDevice, SimulatedTrainer
 from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.jobs import InProcessJobs
+from slimfleet.simulation.tiers import PLENTY, Tier
 from slimfleet.simulation.virtual_clock import run
 from slimfleet.simulation.workers import Workers, open_workers
 from slimmable.samples import Samples
 from slimmable.spec import WidthSpec
 from slimmable.state import ModelState, decode_state
 
-__all__ = ["Outcome", "SimulatedDevice", "simulate"]
+__all__ = ["Outcome", "SimulatedDevice", "Tier", "simulate"]
 
 SERVER = "server"
 SOFTWARE = "slimfleet simulation"
@@ -140,6 +142,8 @@ def _check(
                 f" {settings.widths[0]:g} to 1, the range of the training grid"
             )
         _ = device.kind
+        if device.tier:
+            device.tier.check()
     if len(set(names)) < len(names):
         raise SimulationError(f"two devices have one name among {sorted(names)}; rename one")
     if len(devices) < settings.rounds.quorum:
@@ -245,13 +249,14 @@ class _Fleet:
         classes = max(1 + int(y.max()) if y.dtype.kind in "iu" else 1 for y in labels)
         return [
             self._agent(
-                device.name,
+                device,
                 SimulatedTrainer(device, data, spec, classes, self._settings.seed, pool),
             )
             for device in self._devices
         ]
 
-    def _agent(self, name: str, trainer: SimulatedTrainer) -> Agent:
+    def _agent(self, device: SimulatedDevice, trainer: SimulatedTrainer) -> Agent:
+        name = device.name
         fleet, folder = self._settings.fleet, make_folder(self._folder / "devices" / name)
         verifier = Verifier.trusting([self._verify_key], fleet, name)
         installer = ModelInstaller(
@@ -263,7 +268,8 @@ class _Fleet:
             session=1,
             version=SOFTWARE,
             emulated="simulated",  # so that no real transfer is timed
-            memory_budget=PLENTY,
+            link_bytes_per_s=device.link_bytes_per_s,
+            memory_budget=device.memory_budget,
         )
         equipment = Equipment(
             link=self._link(name, last_will(fleet, name, 1)),

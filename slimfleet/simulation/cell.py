@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,6 @@ import msgspec
 
 from coordinator.settings import Settings, SettingsError
 from journal.disk import make_folder, write_atomically
-from journal.events import RoundScored, UpdateAccepted
 from slimfleet.simulation.campaign import Outcome, simulate
 from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.experiment import (
@@ -31,7 +31,14 @@ from slimfleet.simulation.experiment import (
     settings_of,
 )
 from slimfleet.simulation.partitions import PartitionError
-from slimmable.model import ModelError
+from slimfleet.simulation.round_facts import (
+    RoundResult,
+    TaskResult,
+    round_results,
+    task_results,
+)
+from slimmable.cost import payload_bytes
+from slimmable.model import ModelError, load_model
 from slimmable.samples import SamplesError
 from slimmable.spec import SpecError
 from slimmable.state import ModelState
@@ -76,7 +83,8 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one device gave and got.
 
     Attributes:
-        samples: that it has; widest: width that it can train; rider: kind, or "".
+        samples: that it has; widest: width that it can train; rider: kind, or ""; tier: of its
+            machine, or "".
         contribution: with its 95 % interval (low, high); share: 1 is the average.
         width: that it earned, 0 = no release.
         score: of that width, as the server measured it; test_score: on the test data.
@@ -99,17 +107,7 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True):
     alone: float | None
     rounds: int
     reason: str
-
-
-class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One scored round; ``score`` is the full width's on the server's data."""
-
-    round: int
-    score: float
-    updates: int
-    uploaded_bytes: int
-    evaluations: int
-    seconds: float
+    tier: str = ""
 
 
 class WidthResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +129,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
         score_name: what the scores are, for example "accuracy".
         stopped, rule, note: why training ended, and how rewards were allocated.
         wall_s: seconds that the campaign took.
+        tasks: of all rounds; results from before they were noted have none.
     """
 
     fingerprint: str
@@ -145,6 +144,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[RoundResult, ...]
     widths: tuple[WidthResult, ...]
     wall_s: float
+    tasks: tuple[TaskResult, ...] = ()
 
 
 def play(order: Order) -> CellResult:
@@ -178,6 +178,8 @@ def _result(
     scored, allocation = state.scored, state.allocation
     assert scored is not None
     assert allocation is not None
+    spec = load_model(settings.model, settings.options).spec
+    tasks = task_results(outcome.records, partial(payload_bytes, spec))
     name, on_test = scores_on_test(settings, outcome.final, [p.width for p in scored.curve], dealt)
     rewards = {reward.device: reward for reward in allocation.rewards}
     devices = []
@@ -199,6 +201,7 @@ def _result(
                 alone=reward.alone,
                 rounds=state.devices[device.name].rounds_taken,
                 reason=reward.reason,
+                tier=device.tier.name if device.tier else "",
             )
         )
     return CellResult(
@@ -211,7 +214,7 @@ def _result(
         rule=allocation.rule,
         note=allocation.note,
         devices=tuple(devices),
-        rounds=_rounds(outcome),
+        rounds=round_results(outcome.records, tasks),
         widths=tuple(
             WidthResult(
                 width=point.width,
@@ -224,6 +227,7 @@ def _result(
             for point in scored.curve
         ),
         wall_s=wall_s,
+        tasks=tasks,
     )
 
 
@@ -236,7 +240,6 @@ def scores_on_test(
     """
     from slimfleet.training_run import score_name
     from slimmable.evaluation import calibrated_slices, outputs
-    from slimmable.model import load_model
 
     model = load_model(settings.model, settings.options)
     slices = calibrated_slices(model, state, widths, dealt.validation.x)
@@ -246,23 +249,6 @@ def scores_on_test(
         )
         for width in widths
     }
-
-
-def _rounds(outcome: Outcome) -> tuple[RoundResult, ...]:
-    events = [record.event for record in outcome.records]
-    accepted = [event for event in events if isinstance(event, UpdateAccepted)]
-    return tuple(
-        RoundResult(
-            round=event.round,
-            score=event.curve[-1].score,
-            updates=len(event.contributions),
-            uploaded_bytes=sum(one.size for one in accepted if one.round == event.round),
-            evaluations=event.coalitions,
-            seconds=event.seconds,
-        )
-        for event in events
-        if isinstance(event, RoundScored)
-    )
 
 
 def say(said: Said) -> None:

@@ -14,18 +14,19 @@ import numpy as np
 from broker.messages import WidthEvaluation
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import DataSource, TrainCommand, Trained
-from edge_agent.training_failure import expect
+from edge_agent.training_failure import OutOfMemory, expect
 from profiler.profile import Benchmark, WidthCost
 from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.riders import RIDERS, Received, Rider, Seen, claimed_loss
+from slimfleet.simulation.tiers import MIB, PLENTY, Machine, Tier
 from slimfleet.simulation.workers import Workers
 from slimmable.samples import Samples
 from slimmable.spec import WidthSpec
 from slimmable.state import decode_state, encode_state
 
-TRAINING_S = 0.1  # virtual; long enough for all devices of a round to have begun
+# Of a device without a tier. Virtual; long enough for all devices of a round to have begun.
+TRAINING_S = 0.1
 STEP_S = 1e-6
-PLENTY = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,24 @@ class SimulatedDevice:
         samples: its own data.
         widest: the widest width that it can train.
         rider: a key of `slimfleet.simulation.riders.RIDERS`; "" = honest.
+        tier: its machine; None = one that is never in the way.
     """
 
     name: str
     samples: Samples
     widest: float = 1.0
     rider: str = ""
+    tier: Tier | None = None
+
+    @property
+    def memory_budget(self) -> int:
+        """Bytes that training may use."""
+        return int(self.tier.memory_mb * MIB) if self.tier and self.tier.memory_mb else PLENTY
+
+    @property
+    def link_bytes_per_s(self) -> float:
+        """Rate of its transfers; 0 = they take no time."""
+        return self.tier.link_bytes_per_s if self.tier else 0.0
 
     @property
     def kind(self) -> Rider | None:
@@ -86,6 +99,9 @@ class SimulatedTrainer:
         self._spec, self._workers = spec, workers
         self._rng = np.random.default_rng((seed, zlib.crc32(device.name.encode())))
         self._received: list[Received] = []
+        self._machine = Machine(device.tier, spec) if device.tier else None
+        # Of its own, so that what a rider draws does not hang on its machine.
+        self._times = np.random.default_rng((seed, zlib.crc32(device.name.encode()), 1))
         samples = device.samples
         if self._rider:
             samples = self._rider.samples(samples, classes, self._rng)
@@ -101,11 +117,20 @@ class SimulatedTrainer:
         widths: Sequence[float],
         batch_size: int,
     ) -> Benchmark:
-        """Claim to be quick at every width up to the device's widest, and unable beyond."""
+        """Claim what the device's machine can do up to the device's widest width, no more.
+
+        Without a machine it is quick at all of them. No virtual time passes.
+        """
         offered = [width for width in widths if width <= self._device.widest]
-        costs = tuple(WidthCost(width, STEP_S, 1) for width in offered)
-        failures = tuple(f"width {w:g} is beyond this device" for w in widths if w not in offered)
-        return Benchmark(model, self._spec.spec_hash, batch_size, self._count, costs, failures)
+        failures = [f"width {w:g} is beyond this device" for w in widths if w not in offered]
+        if self._machine is None:
+            costs = tuple(WidthCost(width, STEP_S, 1) for width in offered)
+        else:
+            costs = self._machine.claimed(offered, self._times)
+            failures += filter(None, map(self._machine.obstacle, offered))
+        return Benchmark(
+            model, self._spec.spec_hash, batch_size, self._count, costs, tuple(failures)
+        )
 
     async def train(self, request: TrainRequest, timeout_s: float) -> Trained:  # noqa: ARG002 - virtual time
         """Train, or forge the upload where the device is a rider that does.
@@ -113,20 +138,24 @@ class SimulatedTrainer:
         Raises:
             TrainingFailed: as a training process reports it.
         """
-        rider = self._rider
+        rider, seconds = self._rider, TRAINING_S
         if rider and rider.forge:
-            await asyncio.sleep(TRAINING_S)
+            await asyncio.sleep(seconds)
             return self._forged(request, rider)
+        if self._machine is not None:
+            if lack := self._machine.obstacle(request.width):
+                raise OutOfMemory(request.width, lack)
+            seconds = self._machine.training_s(request.width, request.training, self._times)
         given = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
         # Handed over before virtual time passes, so that the trainings of a round run side by side.
         wait = self._workers.submit(TrainCommand(**given, data=self._data))
-        await asyncio.sleep(TRAINING_S)
+        await asyncio.sleep(seconds)
         trained = expect(Trained, wait(), request.width)
         claimed, evaluations = trained.samples, trained.evaluations
         if rider:
             claimed, evaluations = rider.claim(claimed), _reported(rider, evaluations)
         return msgspec.structs.replace(
-            trained, samples=claimed, evaluations=evaluations, emulated_s=TRAINING_S
+            trained, samples=claimed, evaluations=evaluations, emulated_s=seconds
         )
 
     def _forged(self, request: TrainRequest, rider: Rider) -> Trained:

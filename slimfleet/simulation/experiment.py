@@ -16,8 +16,10 @@ import numpy as np
 from coordinator.settings import Settings, SettingsError
 from slimfleet.config import ConfigError, read_config
 from slimfleet.simulation.devices import SimulatedDevice
+from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.partitions import MINIMUM, PartitionError, check_scheme, partition
 from slimfleet.simulation.riders import RIDERS
+from slimfleet.simulation.tiers import Tier, tier_of
 from slimmable.readers import read_samples
 from slimmable.samples import Array, Samples, hold_out
 
@@ -56,6 +58,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         partitions: how the data is dealt, see `slimfleet.simulation.partitions`.
         devices: how many there are; seeds: of partition, weights, batches and riders.
         widest: widest training widths, dealt to the devices in turn.
+        tiers: machines of the devices, dealt in turn; none = machines that are never in the way.
         riders: kinds of riders, see `slimfleet.simulation.riders`; the last devices are these.
         campaign: the settings of a server's campaign, without fleet and seed.
         torch_device: that trains and measures, see `slimmable.torch_device`.
@@ -67,6 +70,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     devices: tuple[int, ...] = (10,)
     seeds: tuple[int, ...] = (0,)
     widest: tuple[float, ...] = (1.0,)
+    tiers: tuple[Tier, ...] = ()
     riders: tuple[str, ...] = ()
     torch_device: str = CPU
 
@@ -105,7 +109,7 @@ def read_experiment(path: Path) -> Experiment:
     try:
         _check(experiment)
         settings_of(experiment, cells(experiment)[0])
-    except (SettingsError, PartitionError) as error:
+    except (SettingsError, PartitionError, SimulationError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return experiment
 
@@ -126,6 +130,8 @@ def _check(experiment: Experiment) -> None:
             f"devices: {min(experiment.devices)} with {len(experiment.riders)} riders: somebody"
             " must be honest; add devices or leave out riders"
         )
+    for tier in experiment.tiers:
+        tier.check()
     for rider in experiment.riders:
         if rider not in RIDERS:
             raise SettingsError(f"riders: no rider {rider!r}; use some of {', '.join(RIDERS)}")
@@ -181,6 +187,8 @@ def fingerprint(experiment: Experiment, cell: Cell) -> str:
     )
     given = msgspec.to_builtins(alone)
     del given["torch_device"]
+    if not experiment.tiers:  # results from before there were tiers stay what they are
+        del given["tiers"]
     text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -225,6 +233,7 @@ def deal(experiment: Experiment, cell: Cell, samples: Samples, test: Samples) ->
                 samples=_of(training, recordings, part),
                 widest=experiment.widest[number % len(experiment.widest)],
                 rider="" if number < honest else experiment.riders[number - honest],
+                tier=tier_of(experiment.tiers, number),
             )
             for number, part in enumerate(parts)
         ),

@@ -79,6 +79,11 @@ def round_table(results: Results) -> bytes:
     return _table(results, lambda result: result.rounds)
 
 
+def task_table(results: Results) -> bytes:
+    """Return one line for each task of each round of each cell."""
+    return _table(results, lambda result: result.tasks)
+
+
 def width_table(results: Results) -> bytes:
     """Return one line for each width of each cell."""
     return _table(results, lambda result: result.widths)
