@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from broker.messages import ModelManifest
 from coordinator.settings import Aggregation
 from journal.events import AloneScore, Contribution, CurvePoint
+from slimmable.window import PREFIX, Window
 
 if TYPE_CHECKING:  # decisions read the results below, and they have no disk
     from pathlib import Path
@@ -47,6 +48,7 @@ class UpdateFile:
         weight: in the aggregate.
         samples: on the device, its own claim.
         rounds: in which an update of the device counted, this one included.
+        window: which entries of the full model it is about.
     """
 
     device: str
@@ -55,6 +57,7 @@ class UpdateFile:
     weight: float
     samples: int = 0
     rounds: int = 1
+    window: Window = PREFIX
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from broker.messages import BlobReference
 from coordinator.capacity import deployed_width
 from coordinator.fleet import Campaign, Phase, answered_deployment
+from slimmable.window import PREFIX, Window
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,16 @@ class Share:
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """The weights of one width in the open round must be on the broker."""
+    """The weights of one width in the open round must be on the broker.
+
+    Attributes:
+        base: digest of the full weights; window: which of their entries the width holds.
+    """
 
     round: int
     width: float
     base: str
+    window: Window = PREFIX
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def shared(state: Campaign) -> set[Shared]:
     current = state.round
     if current and current.closed is None:
         wanted |= {
-            SharedWeights(current.number, width, current.opened.base)
+            SharedWeights(current.number, width, current.opened.base, current.opened.window)
             for width, devices in current.waiting.items()
             if devices
         }

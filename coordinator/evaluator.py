@@ -6,6 +6,7 @@ class, that class says nothing: the classes that are present weigh the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -26,13 +27,13 @@ from coordinator.measuring import (
 )
 from slimmable.evaluation import EVALUATION_BATCH
 from slimmable.model import SlimmableModel
-from slimmable.slicing import coverage
+from slimmable.slicing import Part, coverage
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskKind
 from slimmable.torch_device import on_torch_device, torch_device
+from slimmable.window import PREFIX, Place
 
 Tensors = dict[str, torch.Tensor]
-Part = tuple[slice, ...] | tuple[Array, ...]
 
 
 class RoundEvaluator:
@@ -78,9 +79,9 @@ class RoundEvaluator:
         step, share = self._steps[device], self._shares[device]
         change = {
             name: step.change[name] * self._holders[name][part] / share
-            for name, part in self._covered[step.width].items()
+            for name, part in self._covered[step.place].items()
         }
-        own = Step(device, step.width, change)
+        own = replace(step, change=change)
         return self._measured(combine(self._base, self._model.spec, [own]))
 
     def slopes(self) -> dict[str, Array]:
@@ -117,12 +118,13 @@ class RoundEvaluator:
         }
 
     @cached_property
-    def _covered(self) -> dict[float, dict[str, Part]]:
-        """Per width, of the grid or of a step, which part of each parameter it holds."""
+    def _covered(self) -> dict[Place, dict[str, Part]]:
+        """Of each width of the grid and of each step, which part of each parameter it holds."""
         spec = self._model.spec
+        measured = {(width, PREFIX) for width in self._grid}
         return {
-            width: {name: coverage(spec, name, width) for name in spec.parameters}
-            for width in {*self._grid, *(step.width for step in self._steps.values())}
+            place: {name: coverage(spec, name, *place) for name in spec.parameters}
+            for place in measured | {step.place for step in self._steps.values()}
         }
 
     @cached_property
@@ -140,7 +142,7 @@ class RoundEvaluator:
         spec = self._model.spec
         total = {name: np.zeros(self._base[name].shape, np.float64) for name in spec.parameters}
         for step in self._steps.values():
-            for name, part in self._covered[step.width].items():
+            for name, part in self._covered[step.place].items():
                 total[name][part] += self._shares[step.device]
         return total
 
@@ -157,15 +159,15 @@ class RoundEvaluator:
     def _along(self, direction: ModelState | None) -> dict[str, Array]:
         """Return device -> step times gradient, or times Hessian times ``direction``, (B,)."""
         found = {device: np.zeros(len(self._weights)) for device in self._steps}
-        widths = {step.width for step in self._steps.values()}
+        places = {step.place for step in self._steps.values()}
         for block in range(len(self._weights)):
             slope = self._derivative(block, direction)
-            for width in widths:
+            for place in places:
                 cut = {
-                    name: slope[name][part].ravel() for name, part in self._covered[width].items()
+                    name: slope[name][part].ravel() for name, part in self._covered[place].items()
                 }
                 for device, step in self._steps.items():
-                    if step.width == width:
+                    if step.place == place:
                         found[device][block] = sum(
                             float(np.dot(cut[name], step.change[name].ravel())) for name in cut
                         )
@@ -176,7 +178,7 @@ class RoundEvaluator:
         spec = self._model.spec
         total = {name: np.zeros(self._base[name].shape, np.float32) for name in spec.parameters}
         for width in self._grid:
-            covered = self._covered[width]
+            covered = self._covered[width, PREFIX]
             along = None
             if direction is not None:
                 along = {name: _tensor(direction[name][part]) for name, part in covered.items()}
@@ -207,7 +209,7 @@ class RoundEvaluator:
         return {
             width: {
                 name: _tensor(self._base[name][part]).requires_grad_()
-                for name, part in self._covered[width].items()
+                for name, part in self._covered[width, PREFIX].items()
             }
             for width in self._grid
         }

@@ -46,6 +46,7 @@ def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
             weight=float(max(1, u.samples)) if by_samples else 1.0,
             samples=u.samples,
             rounds=state.devices[u.device].rounds_taken,
+            window=state.round.opened.window,
         )
         for u in sorted(updates, key=lambda update: update.device)
     )

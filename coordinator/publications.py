@@ -158,7 +158,9 @@ def _task(
     mine = current.tasks.get(device.device)
     if mine is None or mine.answered:
         return None
-    share = shares.get(SharedWeights(current.number, mine.task.width, current.opened.base))
+    opened = current.opened
+    weights = SharedWeights(current.number, mine.task.width, opened.base, opened.window)
+    share = shares.get(weights)
     if share is None:
         return None
     return m.Task(

@@ -35,7 +35,7 @@ class Sealer:
         """Return the ciphertext of a blob, and what opens it."""
         if isinstance(blob, SharedWeights):
             base = decode_state(self._blobs.get(blob.base))
-            cut = slice_state(base, self._spec, blob.width)
+            cut = slice_state(base, self._spec, blob.width, blob.window)
             return self._seal_bytes(encode_state(cut), *purpose_of(state, blob))
         return self.seal_release(state.releases[blob.digest][0].manifest)
 

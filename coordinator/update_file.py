@@ -22,6 +22,6 @@ def read_update(
         base: full state that the round started from.
         update: which one.
     """
-    received = partial(slice_state, base, spec, update.width)
+    received = partial(slice_state, base, spec, update.width, update.window)
     state = decode_update(blobs.get(update.digest), received, spec, update.width)
-    return DeviceUpdate(update.device, update.width, state, update.weight)
+    return DeviceUpdate(update.device, update.width, state, update.weight, update.window)

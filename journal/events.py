@@ -24,6 +24,7 @@ from broker.messages import (
     TrainingSettings,
     WidthEvaluation,
 )
+from slimmable.window import PREFIX, Window
 
 
 class LinkState(StrEnum):
@@ -172,6 +173,7 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
             updates are measured one by one and never aggregated.
         not_drawn: who could have taken part, while others were drawn.
         enough: updates with which it closes at once; 0 = all.
+        window: which entries of the model its slices hold.
     """
 
     round: int
@@ -184,6 +186,7 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
     assessment: bool = False
     not_drawn: tuple[str, ...] = ()
     enough: int = 0
+    window: Window = PREFIX
 
 
 class TaskProgressed(Event, frozen=True, kw_only=True, tag="task-progressed"):

@@ -6,26 +6,31 @@ import numpy as np
 
 from slimmable.spec import Indices, SpecError, WidthSpec
 from slimmable.state import Array, ModelState
+from slimmable.window import PREFIX, Window
 
 
 def slice_array(array: Array, indices: tuple[Indices, ...]) -> Array:
-    """Return the entries at ``indices``: a view where they form a prefix, else a copy."""
-    if not indices:
-        return array
-    if all(_is_prefix(index) for index in indices):
-        return array[tuple(slice(0, len(index)) for index in indices)]
-    return array[np.ix_(*indices)]
+    """Return the entries at ``indices``: a view where those of each dimension adjoin, or a copy."""
+    return array[index_expression(indices)] if indices else array
 
 
-def slice_state(state: Mapping[str, Array], spec: WidthSpec, width: float) -> ModelState:
+def slice_state(
+    state: Mapping[str, Array], spec: WidthSpec, width: float, window: Window = PREFIX
+) -> ModelState:
     """Return the state dict of the sub-model at ``width``; tensors are contiguous copies.
+
+    Args:
+        state: full state dict.
+        spec: of the model.
+        width: of the sub-model.
+        window: which entries it holds.
 
     Raises:
         SpecError: the state does not hold exactly the spec's tensors in their full shapes.
     """
     check_state(state, spec, 1.0)
     return {
-        name: np.array(slice_array(state[name], spec.indices(name, width)), copy=True, order="C")
+        name: np.array(state[name][coverage(spec, name, width, window)], copy=True, order="C")
         for name in spec.tensors
     }
 
@@ -80,13 +85,20 @@ def check_state(
         raise SpecError(f"tensor {unknown[0]!r} is not in the width spec")
 
 
-def coverage(spec: WidthSpec, name: str, width: float) -> tuple[slice, ...] | tuple[Array, ...]:
+Part = tuple[slice, ...] | tuple[Array, ...]
+
+
+def coverage(spec: WidthSpec, name: str, width: float, window: Window = PREFIX) -> Part:
     """Return an index expression that selects the part of the full tensor held at ``width``."""
-    indices = spec.indices(name, width)
-    if all(_is_prefix(index) for index in indices):
-        return tuple(slice(0, len(index)) for index in indices)
+    return index_expression(spec.indices(name, width, window))
+
+
+def index_expression(indices: tuple[Indices, ...]) -> Part:
+    """Return what selects the entries at ``indices``: slices where those of each adjoin."""
+    if all(_adjoin(index) for index in indices):
+        return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in indices)
     return np.ix_(*indices)
 
 
-def _is_prefix(index: Indices) -> bool:
-    return bool(len(index) == 0 or (index[0] == 0 and index[-1] == len(index) - 1))
+def _adjoin(index: Indices) -> bool:
+    return bool(index[-1] - index[0] == len(index) - 1)

@@ -9,19 +9,18 @@ conventions can give the same shapes and silently different networks.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from slimmable.width import Axis
+from slimmable.window import PREFIX, Window
+from slimmable.window import Indices as Indices  # noqa: PLC0414
 
 SPEC_FORMAT = 1
-
-Indices = npt.NDArray[np.intp]
 
 
 class SpecError(ValueError):
@@ -112,8 +111,8 @@ class WidthSpec:
         return _length(term, self.axes, width)
 
     def term_indices(self, term: Term, width: float) -> Indices:
-        """Return the ascending indices of ``term`` kept at ``width``."""
-        return _indices(term, self.axes, width)
+        """Return the ascending indices of ``term`` kept at ``width``, of the prefix."""
+        return _indices(term, self.axes, lambda axis: PREFIX.kept(self.axes[axis], axis, width))
 
     def shape(self, name: str, width: float) -> tuple[int, ...]:
         """Return the shape of tensor ``name`` at ``width``."""
@@ -133,9 +132,20 @@ class WidthSpec:
                 f" tensors, such as {sorted(self.tensors)[:3]}"
             ) from None
 
-    def indices(self, name: str, width: float) -> tuple[Indices, ...]:
-        """Return, per dimension, the ascending indices of the full tensor kept at ``width``."""
-        return tuple(_indices(term, self.axes, width) for term in self.dims(name))
+    def indices(self, name: str, width: float, window: Window = PREFIX) -> tuple[Indices, ...]:
+        """Return, per dimension, the ascending indices of the full tensor kept at ``width``.
+
+        Args:
+            name: of the tensor.
+            width: multiplier.
+            window: which entries of each axis that width holds; an axis keeps the same ones
+                wherever it stands.
+        """
+
+        def kept(axis: int) -> Indices:
+            return window.kept(self.axes[axis], self._axis_numbers[axis], width)
+
+        return tuple(_indices(term, self.axes, kept) for term in self.dims(name))
 
     def indices_within(self, name: str, width: float, outer: float) -> tuple[Indices, ...]:
         """Return, per dimension, where the entries kept at ``width`` stand inside ``outer``.
@@ -157,13 +167,12 @@ class WidthSpec:
 
     def to_json(self) -> bytes:
         """Return the canonical JSON form; axes are renumbered by first appearance."""
-        order = _axes_by_appearance(self.tensors)
-        number = {axis: position for position, axis in enumerate(order)}
+        number = self._axis_numbers
         document: dict[str, Any] = {
             "format": SPEC_FORMAT,
             "axes": [
                 [self.axes[axis].size, self.axes[axis].scales, self.axes[axis].granule]
-                for axis in order
+                for axis in number
             ],
             "tensors": {
                 name: [_term_to_json(term, number) for term in self.tensors[name]]
@@ -183,6 +192,11 @@ class WidthSpec:
     def spec_hash(self) -> str:
         """SHA-256 of the canonical JSON form, in hex."""
         return hashlib.sha256(self.to_json()).hexdigest()
+
+    @cached_property
+    def _axis_numbers(self) -> dict[int, int]:
+        """Axis -> its number in the canonical form, which all copies of a spec share."""
+        return {axis: number for number, axis in enumerate(_axes_by_appearance(self.tensors))}
 
     @classmethod
     def from_json(cls, document: bytes) -> "WidthSpec":
@@ -267,18 +281,18 @@ def _full_length(term: Term, axes: tuple[Axis, ...]) -> int:
     return _length(term, axes, 1.0)
 
 
-def _indices(term: Term, axes: tuple[Axis, ...], width: float) -> Indices:
+def _indices(term: Term, axes: tuple[Axis, ...], kept_of: Callable[[int], Indices]) -> Indices:
     if isinstance(term, AxisTerm):
-        return np.arange(axes[term.axis].keep(width), dtype=np.intp)
+        return kept_of(term.axis)
     if isinstance(term, ConcatTerm):
         offset, segments = 0, []
         for part in term.parts:
-            segments.append(_indices(part, axes, width) + offset)
+            segments.append(_indices(part, axes, kept_of) + offset)
             offset += _full_length(part, axes)
         return np.concatenate(segments)
     kept = np.zeros(1, dtype=np.intp)
     for part in term.parts:
-        inner = _indices(part, axes, width)
+        inner = _indices(part, axes, kept_of)
         kept = (kept[:, None] * _full_length(part, axes) + inner[None, :]).reshape(-1)
     return kept
 

@@ -1,7 +1,7 @@
 """What each device changed, before anybody weighs it. numpy only, pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from coordinator.aggregation.updates import DeviceUpdate
 from slimmable.slicing import slice_state
 from slimmable.spec import WidthSpec
 from slimmable.state import Array
+from slimmable.window import PREFIX, Place, Window
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,19 @@ class Change:
     Attributes:
         change: parameter name -> array in the shape of the slice at ``width``.
         weight: relative weight of the device, above 0.
+        window: which entries of the full model the slice held.
     """
 
     device: str
     width: float
     change: Mapping[str, Array]
     weight: float
+    window: Window = PREFIX
+
+    @property
+    def place(self) -> Place:
+        """Which part of the full model it is about."""
+        return self.width, self.window
 
 
 def changes_of(
@@ -41,13 +49,15 @@ def changes_of(
     """
     if not updates or any(update.weight <= 0 for update in updates):
         raise ValueError("aggregation needs at least one update, each with a weight above 0")
-    held = {width: slice_state(base, spec, width) for width in {update.width for update in updates}}
+    places = {update.place for update in updates}
+    held = {place: slice_state(base, spec, *place) for place in places}
     return [
         Change(
             update.device,
             update.width,
-            {name: update.state[name] - held[update.width][name] for name in spec.parameters},
+            {name: update.state[name] - held[update.place][name] for name in spec.parameters},
             update.weight,
+            update.window,
         )
         for update in sorted(updates, key=lambda update: update.device)
     ]
@@ -80,4 +90,4 @@ def _root_mean_square(change: Mapping[str, Array]) -> float:
 
 def _scaled(one: Change, factor: float) -> Change:
     scaled = {name: array * np.float32(factor) for name, array in one.change.items()}
-    return Change(one.device, one.width, scaled, one.weight)
+    return replace(one, change=scaled)

@@ -20,17 +20,18 @@ def partial_average(spec: WidthSpec, changes: Sequence[Change]) -> list[Step]:
     total = {name: np.zeros(spec.shape(name, 1.0), np.float64) for name in spec.parameters}
     for one in changes:
         for name in spec.parameters:
-            total[name][coverage(spec, name, one.width)] += one.weight
+            total[name][coverage(spec, name, *one.place)] += one.weight
     return [
         Step(
             one.device,
             one.width,
             {
                 name: (
-                    one.change[name] * (one.weight / total[name][coverage(spec, name, one.width)])
+                    one.change[name] * (one.weight / total[name][coverage(spec, name, *one.place)])
                 ).astype(np.float32)
                 for name in spec.parameters
             },
+            one.window,
         )
         for one in changes
     ]

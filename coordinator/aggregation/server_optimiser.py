@@ -15,7 +15,7 @@ the sum of one step a device. What no device of the round holds neither moves no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from coordinator.settings import ServerOptimiser
 from slimmable.slicing import coverage, slice_array
 from slimmable.spec import WidthSpec
 from slimmable.state import Array, ModelState
+from slimmable.window import Place
 
 FIRST, SECOND = "first/", "second/"  # before a parameter's name: m and v
 
@@ -69,12 +70,12 @@ def move(
         return Move(dict(base), None, {})
     nothing = {name: np.zeros_like(base[name]) for name in base}
     change = combine(nothing, spec, steps)
-    widths = {step.width for step in steps}
+    places = {step.place for step in steps}
     moved = {name: np.array(array, copy=True) for name, array in base.items()}
     factors: dict[str, Array] = {}
     kept: ModelState = {}
     for name in spec.parameters:
-        held = _held(spec, name, widths)
+        held = _held(spec, name, places)
         first, second = (
             memory.get(prefix + name, fresh)
             for prefix, fresh in (
@@ -96,10 +97,10 @@ def move(
     return Move(moved, factors, kept)
 
 
-def _held(spec: WidthSpec, name: str, widths: set[float]) -> Array:
+def _held(spec: WidthSpec, name: str, places: set[Place]) -> Array:
     held = np.zeros(spec.shape(name, 1.0), bool)
-    for width in widths:
-        held[coverage(spec, name, width)] = True
+    for place in places:
+        held[coverage(spec, name, *place)] = True
     return held
 
 
@@ -121,11 +122,8 @@ def _rate(optimiser: ServerOptimiser, second: Array) -> Array:
 
 
 def _scaled(spec: WidthSpec, step: Step, factors: Mapping[str, Array]) -> Step:
-    return Step(
-        step.device,
-        step.width,
-        {
-            name: step.change[name] * slice_array(factors[name], spec.indices(name, step.width))
-            for name in spec.parameters
-        },
-    )
+    change = {
+        name: step.change[name] * slice_array(factors[name], spec.indices(name, *step.place))
+        for name in spec.parameters
+    }
+    return replace(step, change=change)

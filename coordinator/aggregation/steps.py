@@ -13,6 +13,7 @@ import numpy as np
 from slimmable.slicing import coverage
 from slimmable.spec import WidthSpec
 from slimmable.state import Array, ModelState
+from slimmable.window import PREFIX, Place, Window
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,20 @@ class Step:
     """The share of one device in the change of a round.
 
     Attributes:
-        width: which slice of the full model it covers.
+        width: of the slice that it covers.
         change: parameter name -> array in the slice's shape.
+        window: which entries of the full model that slice holds.
     """
 
     device: str
     width: float
     change: Mapping[str, Array]
+    window: Window = PREFIX
+
+    @property
+    def place(self) -> Place:
+        """Which part of the full model it covers."""
+        return self.width, self.window
 
 
 def combine(base: Mapping[str, Array], spec: WidthSpec, steps: Iterable[Step]) -> ModelState:
@@ -34,5 +42,5 @@ def combine(base: Mapping[str, Array], spec: WidthSpec, steps: Iterable[Step]) -
     state = {name: np.array(array, copy=True) for name, array in base.items()}
     for step in steps:
         for name in spec.parameters:
-            state[name][coverage(spec, name, step.width)] += step.change[name]
+            state[name][coverage(spec, name, *step.place)] += step.change[name]
     return state

@@ -35,7 +35,10 @@ def trimmed_mean(spec: WidthSpec, changes: Sequence[Change], trim: float) -> lis
         rows = max(1, CHUNK // (len(changes) * max(1, math.prod(shape[1:]))))
         for start in range(0, shape[0] if shape else 1, rows):
             _trim_rows(spec, changes, name, (start, start + rows), trim, steps)
-    return [Step(one.device, one.width, step) for one, step in zip(changes, steps, strict=True)]
+    return [
+        Step(one.device, one.width, step, one.window)
+        for one, step in zip(changes, steps, strict=True)
+    ]
 
 
 def _trim_rows(
@@ -50,7 +53,7 @@ def _trim_rows(
     shape = spec.shape(name, 1.0)
     here = (min(rows[1], shape[0]) - rows[0], *shape[1:]) if shape else ()
     stack = np.full((len(changes), *here), np.nan, np.float32)
-    places = [_places(spec.indices(name, one.width), rows) for one in changes]
+    places = [_places(spec.indices(name, *one.place), rows) for one in changes]
     for layer, one, (own, there) in zip(stack, changes, places, strict=True):
         layer[there] = one.change[name][own]
     weight = np.array([one.weight for one in changes]).reshape(-1, *(1,) * len(here))

@@ -10,6 +10,7 @@ from slimmable.slicing import check_state
 from slimmable.spec import SpecError, WidthSpec
 from slimmable.state import Array, StateError, decode_state
 from slimmable.update_codec import change_in
+from slimmable.window import PREFIX, Place, Window
 
 LARGEST_WEIGHT = 1e9
 
@@ -23,12 +24,19 @@ class DeviceUpdate:
         width: training width; the shapes of ``state``.
         state: the trained slice.
         weight: relative weight in the average, above 0.
+        window: which entries of the full model the slice held.
     """
 
     device: str
     width: float
     state: Mapping[str, Array]
     weight: float = 1.0
+    window: Window = PREFIX
+
+    @property
+    def place(self) -> Place:
+        """Which part of the full model it is about."""
+        return self.width, self.window
 
 
 def inspect_payload(spec: WidthSpec, width: float, payload: bytes) -> tuple[DropReason, str] | None:

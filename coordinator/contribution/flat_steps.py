@@ -9,6 +9,7 @@ from coordinator.contribution.evidence import Matrix
 from slimmable.slicing import coverage
 from slimmable.spec import Indices, WidthSpec
 from slimmable.task import Task
+from slimmable.window import Place
 
 
 class FlatSteps(Mapping[str, Matrix]):
@@ -21,13 +22,13 @@ class FlatSteps(Mapping[str, Matrix]):
     def __init__(self, spec: WidthSpec, steps: Sequence[Step]) -> None:
         self._names = spec.parameters
         self._size = spec.parameter_count(1.0)
-        self._places = {width: _places(spec, width) for width in {step.width for step in steps}}
+        self._places = {place: _places(spec, place) for place in {step.place for step in steps}}
         self._steps = {step.device: step for step in steps}
 
     def __getitem__(self, device: str) -> Matrix:
         step = self._steps[device]
         flat = np.zeros(self._size, np.float32)
-        flat[self._places[step.width]] = np.concatenate(
+        flat[self._places[step.place]] = np.concatenate(
             [step.change[name].ravel() for name in self._names]
         )
         return flat
@@ -82,14 +83,14 @@ def output_layer(spec: WidthSpec, task: Task) -> str | None:
     return found[-1] if found else None
 
 
-def _places(spec: WidthSpec, width: float) -> Indices:
+def _places(spec: WidthSpec, place: Place) -> Indices:
     """Return where the values of a slice stand in the flat vector of the full model."""
     start, places = 0, []
     for name in spec.parameters:
         shape = spec.shape(name, 1.0)
         size = int(np.prod(shape))
         whole = np.arange(start, start + size).reshape(shape)
-        places.append(whole[coverage(spec, name, width)].ravel())
+        places.append(whole[coverage(spec, name, *place)].ravel())
         start += size
     return np.concatenate(places)
 
@@ -97,5 +98,5 @@ def _places(spec: WidthSpec, width: float) -> Indices:
 def _whole(spec: WidthSpec, name: str, step: Step) -> Matrix:
     """Return the change of one tensor in its full shape."""
     full = np.zeros(spec.shape(name, 1.0), np.float32)
-    full[coverage(spec, name, step.width)] = step.change[name]
+    full[coverage(spec, name, *step.place)] = step.change[name]
     return full

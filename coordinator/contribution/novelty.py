@@ -11,11 +11,11 @@ The projection is made tensor by tensor, so that scaling the tensors differently
 either. Tensors that are small beside the number of known changes would lose much by chance (n
 values lose k / n of their squared length on average) and are projected together. A coordinate is
 weighted by who else holds it (`coordinator.aggregation.steps`), so each ring between two training
-widths is projected by itself.
+widths is projected by itself; where windows overlap otherwise, what the same slices hold.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from coordinator.aggregation.steps import Step
 from slimmable.slicing import coverage
 from slimmable.spec import WidthSpec
 from slimmable.state import Array
+from slimmable.window import Place
 
 Vector = npt.NDArray[np.float64]
 
@@ -51,7 +52,7 @@ class Novelty:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Coordinates of one tensor, inside the slice of one width.
+    """Coordinates of one tensor, inside the slice of one width and window.
 
     Attributes:
         inside: where they lie, in the shape of the slice.
@@ -85,55 +86,62 @@ def novel_steps(
             their scale does not matter, zero changes and repetitions are harmless. Without any,
             everything is novel.
     """
-    widths = sorted({step.width for step in steps})
-    groups = {width: _groups(spec, width, widths, known) for width in widths} if known else {}
+    places = sorted({step.place for step in steps})
+    groups = {place: _groups(spec, place, places, known) for place in places} if known else {}
     novel, foreseen, shares = [], [], {}
     for step in steps:
-        part, rest = _split(step, groups.get(step.width, ()))
-        novel.append(Step(step.device, step.width, rest))
-        foreseen.append(Step(step.device, step.width, part))
+        part, rest = _split(step, groups.get(step.place, ()))
+        novel.append(replace(step, change=rest))
+        foreseen.append(replace(step, change=part))
         length = _squared_length(step.change)
         shares[step.device] = min(1.0, _squared_length(part) / length) if length else 0.0
     return Novelty(tuple(novel), tuple(foreseen), shares)
 
 
 def _groups(
-    spec: WidthSpec, width: float, widths: Sequence[float], known: Sequence[Mapping[str, Array]]
+    spec: WidthSpec, place: Place, places: Sequence[Place], known: Sequence[Mapping[str, Array]]
 ) -> tuple[_Group, ...]:
-    """Return what is projected together in a slice of ``width``; ``widths`` bound the rings."""
+    """Return what is projected together in the slice ``place``; ``places`` bound the rings."""
     gathered: list[list[_Piece]] = []
-    small: dict[int, list[_Piece]] = {}
+    small: dict[tuple[Place, ...], list[_Piece]] = {}
     for name in spec.parameters:
-        for ring, inside in enumerate(_rings(spec, name, width, widths)):
-            size = int(inside.sum())
-            if size >= LEAST_VALUES * len(known):
+        for holders, inside in _rings(spec, name, place, places):
+            if int(inside.sum()) >= LEAST_VALUES * len(known):
                 gathered.append([_Piece(name, inside)])
-            elif size:
-                small.setdefault(ring, []).append(_Piece(name, inside))
+            else:
+                small.setdefault(holders, []).append(_Piece(name, inside))
     groups = []
     for pieces in [*gathered, *small.values()]:
         rows = []
         for change in known:
-            cut = {p.name: change[p.name][coverage(spec, p.name, width)] for p in pieces}
+            cut = {p.name: change[p.name][coverage(spec, p.name, *place)] for p in pieces}
             rows.append(_vector(cut, pieces))
         groups.append(_Group(tuple(pieces), _orthonormal(np.stack(rows))))
     return tuple(groups)
 
 
 def _rings(
-    spec: WidthSpec, name: str, width: float, widths: Sequence[float]
-) -> list[npt.NDArray[np.bool_]]:
-    """Return the masks of a slice's rings, in the shape of the slice, innermost first."""
-    left = np.ones(spec.shape(name, width), np.bool_)
-    rings = []
-    for narrower in widths:
-        if narrower >= width:
-            break
-        held = np.zeros_like(left)
-        held[np.ix_(*spec.indices_within(name, narrower, width))] = True
-        rings.append(held & left)
-        left &= ~held
-    return [*rings, left]
+    spec: WidthSpec, name: str, place: Place, places: Sequence[Place]
+) -> Iterator[tuple[tuple[Place, ...], npt.NDArray[np.bool_]]]:
+    """Yield which slices hold what of one, and where that is, in the shape of the slice.
+
+    Of prefixes the innermost ring, which most of them hold, comes first.
+    """
+    shape = spec.shape(name, place[0])
+    rings: list[tuple[tuple[Place, ...], npt.NDArray[np.bool_]]] = [((), np.ones(shape, np.bool_))]
+    own = spec.indices(name, *place)
+    for other in places:
+        theirs = spec.indices(name, *other)
+        kept = [np.isin(mine, held) for mine, held in zip(own, theirs, strict=True)]
+        if all(inside.all() for inside in kept):
+            rings = [((*holders, other), inside) for holders, inside in rings]
+            continue
+        held = np.zeros(shape, np.bool_)
+        held[np.ix_(*kept)] = True
+        parts = [((*holders, other), inside & held) for holders, inside in rings]
+        parts += [(holders, inside & ~held) for holders, inside in rings]
+        rings = [(holders, inside) for holders, inside in parts if inside.any()]
+    yield from rings
 
 
 def _vector(change: Mapping[str, Array], pieces: Sequence[_Piece]) -> Vector:

@@ -21,7 +21,7 @@ def nested(kind, path=""):
     """Yield every (path, type) below a msgspec type."""
     yield path, kind
     match kind:
-        case inspect.StructType():
+        case inspect.StructType() | inspect.DataclassType():
             for field in kind.fields:
                 yield from nested(field.type, f"{path}.{field.name}")
         case inspect.VarTupleType() | inspect.ListType():
@@ -39,6 +39,17 @@ def values(kind):
         case inspect.StructType():
             fields = {field.name: values(field.type) for field in kind.fields}
             return st.builds(kind.cls, **fields)
+        case inspect.DataclassType():  # its only number, a window's, is at least 0
+            whole = st.integers(0, 2**63 - 1)
+            return st.builds(
+                kind.cls,
+                **{
+                    field.name: whole
+                    if isinstance(field.type, inspect.IntType)
+                    else values(field.type)
+                    for field in kind.fields
+                },
+            )
         case inspect.VarTupleType():
             return st.lists(values(kind.item_type), max_size=2).map(tuple)
         case inspect.DictType():
