@@ -83,7 +83,18 @@ class Link(Protocol):
         bulk: bool = False,
         expiry_s: float | None = None,
     ) -> None:
-        """Publish and return when the broker has acknowledged.
+        """Publish and return when the broker has acknowledged; see `post`."""
+
+    def post(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        bulk: bool = False,
+        expiry_s: float | None = None,
+    ) -> asyncio.Future[None]:
+        """Queue a message and return what is done when the broker has acknowledged it.
 
         The message survives reconnects: it is sent again until it is acknowledged, so a receiver
         may see it twice.

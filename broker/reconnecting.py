@@ -140,7 +140,19 @@ class ReconnectingLink(ABC):
         bulk: bool = False,
         expiry_s: float | None = None,
     ) -> None:
-        """Publish and return when the broker has acknowledged; see `broker.link.Link.publish`.
+        """Publish and return when the broker has acknowledged; see `post`."""
+        await self.post(topic, payload, retain=retain, bulk=bulk, expiry_s=expiry_s)
+
+    def post(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        bulk: bool = False,
+        expiry_s: float | None = None,
+    ) -> asyncio.Future[None]:
+        """Queue a message; see `broker.link.Link.post`.
 
         Raises:
             SizeError: the payload is over our limit, or over the one that the broker announced.
@@ -160,7 +172,7 @@ class ReconnectingLink(ABC):
         item = Publication(topic, payload, retain, bulk, expiry_s, acknowledged)
         self._outgoing.put(item, bulk=bulk)
         self._pump()
-        await acknowledged
+        return acknowledged
 
     async def subscribe(self, filters: Sequence[str]) -> None:
         """Ask for topic filters now and on every later connect.

@@ -170,6 +170,7 @@ class BlobFetcher:
         """
         self._link = link
         self._parts = PartFolder(folder)
+        self._kept = set(self._parts.names())  # most fetches keep nothing: no disk is asked for them
         self._window = window
         self._attempts = attempts
         self._patience_s = patience_s
@@ -223,16 +224,21 @@ class BlobFetcher:
     async def forget(self, keep: Iterable[tuple[BlobReference, TopicOf]] = ()) -> int:
         """Remove what is kept of every fetch but those of ``keep``; return how many fetches."""
         wanted = {_part_name(*pair) for pair in keep} | self._running
-        stale = [name for name in await asyncio.to_thread(self._parts.names) if name not in wanted]
+        stale = sorted(self._kept - wanted)
         for name in stale:
-            await asyncio.to_thread(self._parts.discard, name)
+            await self._discard(name)
         return len(stale)
+
+    async def _discard(self, name: str) -> None:
+        if name in self._kept:
+            await asyncio.to_thread(self._parts.discard, name)
+            self._kept.discard(name)
 
     async def _fetch(
         self, reference: BlobReference, topic_of: TopicOf, timeout_s: float | None, limit: int
     ) -> bytes:
         name = _part_name(reference, topic_of)
-        have = await asyncio.to_thread(self._parts.load, name)
+        have = await asyncio.to_thread(self._parts.load, name) if name in self._kept else {}
         download = Download(reference, have, limit=limit)
         self.counts.resumed += reference.blocks - len(download.missing())
         patience = Patience(self._patience_s)
@@ -262,7 +268,7 @@ class BlobFetcher:
                     raise
                 fetch.download.start_over()
             finally:
-                await asyncio.to_thread(self._parts.discard, fetch.name)
+                await self._discard(fetch.name)
 
     async def _fill(self, fetch: _Fetch) -> None:
         try:
@@ -290,6 +296,7 @@ class BlobFetcher:
         await self._let_go(fetch, tuple({index for index, _ in arrived}))
         # A whole blob is handed out at once: nothing is left to resume.
         if fresh and not fetch.download.complete:
+            self._kept.add(fetch.name)
             try:
                 await asyncio.to_thread(self._parts.save, fetch.name, fresh)
             except OSError:

@@ -8,7 +8,7 @@ The summary is about the whole fleet whatever happened. It is told at once when 
 round changes, and otherwise at most once a tick.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from broker import messages as m
 from broker.topics import DownTopic, ServerSays, ServerTells, ServerTopic, Topic
@@ -19,20 +19,25 @@ from coordinator.publications import Sign, device_publications, publications
 from journal import events as e
 
 SUMMARY = ServerTopic(ServerTells.SUMMARY)
-# Recorded, and nobody is told.
-SAYS_NOTHING = (e.MessageRefused, e.TaskProgressed)
+# Recorded; nobody is told, and nothing has to be done.
+SAYS_NOTHING = frozenset({e.MessageRefused, e.TaskProgressed})
 # What happens to one device changes nothing that is said to another one.
 OF_ONE_DEVICE = (
-    e.DeviceBorn,
+    e.UpdateAccepted,
+    e.DeviceDropped,
     e.PresenceChanged,
+    e.DeviceBorn,
     e.DeviceProfiled,
     e.WidthChosen,
-    e.UpdateAccepted,
     e.UpdateRefused,
-    e.DeviceDropped,
     e.DeploymentIssued,
     e.InstallReported,
 )
+
+
+def tells(events: Sequence[e.AnyEvent]) -> bool:
+    """Return whether anything may have to be said or done after these events."""
+    return any(type(event) not in SAYS_NOTHING for event in events)
 
 
 class Notices:
@@ -55,14 +60,15 @@ class Notices:
         self._summary_due = True
         self.compared = 0
 
-    def happened(self, event: e.AnyEvent) -> None:
-        """Note what may have to be said differently after an event."""
-        if isinstance(event, SAYS_NOTHING):
-            return
-        if not isinstance(event, OF_ONE_DEVICE):
-            self.anything_changed()
-        elif self._stale is not None:
-            self._stale.add(event.device)
+    def happened(self, events: Sequence[e.AnyEvent]) -> None:
+        """Note what may have to be said differently after these events."""
+        for event in events:
+            if type(event) in SAYS_NOTHING:
+                continue
+            if not isinstance(event, OF_ONE_DEVICE):
+                self.anything_changed()
+            elif self._stale is not None:
+                self._stale.add(event.device)
 
     def anything_changed(self) -> None:
         """Note that anything may have to be said differently."""

@@ -69,12 +69,13 @@ class Leases:
 
     def heard(self, device: str, session: int, now: float) -> bool:
         """Note a live sign of life; returns False for a message of an outdated session."""
-        lease = self._leases.get(device, Lease(session))
+        lease = self._leases.get(device)
+        if lease is None:
+            self._leases[device] = Lease(session, now)
+            return True
         if session < lease.session:
             return False
-        self._leases[device] = replace(
-            lease, session=session, heard_at=now, doubted_at=None, doubt="", renewed="heard"
-        )
+        self._leases[device] = Lease(session, now, state=lease.state)
         return True
 
     def remembered(self, device: str, session: int) -> None:
@@ -100,13 +101,14 @@ class Leases:
             only: this device's lease; without it, everybody's.
         """
         changed = []
-        leases = [(only, self._leases[only])] if only else sorted(self._leases.items())
-        for device, lease in leases:
+        leases = {only: self._leases[only]} if only else self._leases
+        for device, lease in leases.items():
             state, cause = self._judge(lease, now)
             if state is not lease.state:
-                self._leases[device] = replace(lease, state=state)
                 changed.append(Transition(device, state, cause))
-        return changed
+        for one in changed:
+            self._leases[one.device] = replace(self._leases[one.device], state=one.state)
+        return sorted(changed, key=lambda one: one.device)
 
     def _judge(self, lease: Lease, now: float) -> tuple[LinkState, str]:
         settings = self._settings

@@ -62,6 +62,8 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
     if state.failures and now < state.since + rounds.retry_s:
         return []
     if state.round is None and now < state.since + rounds.gather_s:
+        if len(state.devices) < rounds.min_devices:
+            return []
         # Who cannot train has been heard too: nobody waits for it.
         heard = sum(d.participation is not Participation.WAITING for d in state.devices.values())
         if heard < rounds.min_devices:

@@ -52,7 +52,7 @@ from coordinator.evolution import evolve
 from coordinator.fleet import Campaign
 from coordinator.job_orders import assess_job, export_job, score_job
 from coordinator.jobs import JobError, JobRunner
-from coordinator.notices import Notices
+from coordinator.notices import Notices, tells
 from coordinator.presence import Leases
 from coordinator.rounds import advance
 from coordinator.settings import DAY_S, Settings, SettingsError, changed_settings
@@ -203,10 +203,11 @@ class Coordinator:
                 pruned_at = now
 
     def tick(self) -> None:
-        """Let time pass: leases and deadlines."""
+        """Let time pass: leases and deadlines. What the journal may write later it writes now."""
         for change in self._leases.transitions(self._desk.clock()):
             self._apply(i.LeaseChanged(change.device, change.state, change.cause))
         self._apply(i.Tick())
+        self._desk.journal.flush()
         if self._notices.tick(self.state):
             self._wake.set()
 
@@ -218,12 +219,17 @@ class Coordinator:
         events, state = advance(self.state, given, now)
         if not events:
             return
-        self._desk.journal.append(events, now)
+        telling = tells(events)
+        if telling:
+            self._desk.journal.append(events, now)
+        else:  # on a real medium a commit takes milliseconds: those are many, and may wait
+            self._desk.journal.later(events, now)
         self.state = state
         for event in events:
-            self._notices.happened(event)
             log.info("%s", type(event).__name__, extra={"event": event})
-        self._do_what_is_due()
+        if telling:
+            self._notices.happened(events)
+            self._do_what_is_due()
 
     def _receive(self, message: Received) -> None:
         try:
@@ -405,17 +411,15 @@ class Coordinator:
         self._start_sharing()
 
     async def _publish_changes(self) -> None:
-        due = self._notices.due(self.state, self._sharing.shares)
-        said = [self._say(topic, body) for topic, body in due.items()]
-        # Most events are told to one device, or to nobody: that takes no task of its own.
-        if len(said) == 1:
-            await said[0]
-        elif said:
-            await asyncio.gather(*said)
-
-    async def _say(self, topic: Topic, message: m.Message | None) -> None:
         if self._ending:
             return  # nothing is said after the goodbye
+        due = self._notices.due(self.state, self._sharing.shares)
+        # All are queued before the first is waited for; a task for each would cost more than it.
+        said = [self._say(topic, body) for topic, body in due.items()]
+        if said:
+            await asyncio.gather(*filter(None, said))
+
+    def _say(self, topic: Topic, message: m.Message | None) -> asyncio.Future[None] | None:
         payload = b""
         if message is not None:
             self._seq += 1
@@ -426,8 +430,8 @@ class Coordinator:
                 payload = encode(stamped)
             except SizeError as error:  # one message that cannot be said must not end the server
                 log.error("not published on %s: %s", topic, error)
-                return
-        await self._link.publish(
+                return None
+        return self._link.post(
             topic_for(self.settings.fleet, topic),
             payload,
             retain=is_retained(topic),

@@ -83,6 +83,7 @@ class Journal:
         self._connection: sqlite3.Connection | None = connection
         self._trouble = ""
         self._head = head
+        self._waiting: list[Record] = []
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -123,11 +124,13 @@ class Journal:
 
     @property
     def head(self) -> Head:
-        """The last record's index (-1 where there is none) and hash."""
+        """The last written record's index (-1 where there is none) and hash."""
         return self._head
 
     def append(self, events: Sequence[AnyEvent], at: float) -> list[Record]:
         """Write events, all or none, and return once they are on the medium.
+
+        What `later` was given before is written with them.
 
         Args:
             events: in their order.
@@ -139,9 +142,43 @@ class Journal:
             JournalClosedError: closed, or unsure since an earlier error; open it again.
             JournalError: it could not be written.
         """
-        records = extend(self._head, events, at)
-        if not records:
-            return []
+        records = extend(self._tip, events, at)
+        if records:
+            self._write([*self._waiting, *records])
+        return records
+
+    def later(self, events: Sequence[AnyEvent], at: float) -> None:
+        """Record events that nothing is said or done about, without waiting for the medium.
+
+        They are written with the next `append`, or by `flush`; a kill before that loses them.
+
+        Args:
+            events: in their order.
+            at: the server's clock when they happened.
+
+        Raises:
+            EventError: an event cannot be recorded.
+            JournalClosedError: closed, or unsure since an earlier error; open it again.
+        """
+        self._usable()
+        self._waiting += extend(self._tip, events, at)
+
+    def flush(self) -> None:
+        """Write what `later` was given.
+
+        Raises:
+            DiskFullError: no room; nothing was written, trying again is safe.
+            JournalClosedError: closed, or unsure since an earlier error; open it again.
+            JournalError: it could not be written.
+        """
+        if self._waiting:
+            self._write(self._waiting)
+
+    @property
+    def _tip(self) -> Head:
+        return self._waiting[-1].head if self._waiting else self._head
+
+    def _write(self, records: Sequence[Record]) -> None:
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO events (idx, at, payload, previous, hash) VALUES (?, ?, ?, ?, ?)",
@@ -152,7 +189,7 @@ class Journal:
             crashpoint("journal-before-commit")
         crashpoint("journal-after-commit")
         self._head = records[-1].head
-        return records
+        self._waiting = []
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """Yield the records from an index on.
@@ -204,6 +241,8 @@ class Journal:
     def close(self) -> None:
         """Fold the log into the file and let others write. Doing so twice is harmless."""
         if self._connection is not None:
+            with contextlib.suppress(JournalError):  # nobody has acted on what waits
+                self.flush()
             # What cannot be folded in now stays in the log, where the next opening finds it.
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
