@@ -18,13 +18,14 @@ from edge_agent import trainer_protocol as protocol
 from edge_agent.trainer_child import ChildEndedError, TrainerChild
 from edge_agent.training_failure import (
     OutOfMemory,
+    ProcessDied,
     TrainingFailed,
-    describe_exit,
     expect,
     training_obstacle,
 )
+from edge_agent.width_timing import Listener, time_widths
 from profiler.prediction import out_of_memory_line
-from profiler.profile import Benchmark, WidthCost
+from profiler.profile import Benchmark
 
 # Page faults of glibc's default allocator cost about 30 % of training's CPU time: keep large
 # blocks on the heap, never give it back, grow it in big pieces.
@@ -45,6 +46,7 @@ class TrainerSettings:
         reader_options: keyword arguments of the reader.
         memory_budget: resident bytes above which the process is ended; 0 = no limit.
         factor: emulated seconds per CPU second; None on a real machine.
+        profile_s: seconds that timing all widths may take; 0 = no limit.
         start_timeout_s: for importing torch, which takes a minute on a slow SD card.
         python: interpreter.
         environment: further environment variables of the process.
@@ -55,6 +57,7 @@ class TrainerSettings:
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     memory_budget: int = 0
     factor: float | None = None
+    profile_s: float = 0.0
     start_timeout_s: float = 180.0
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +111,7 @@ class TrainerProcess:
         Raises:
             TrainingFailed: it did not.
         """
-        await self._exchange(protocol.Ping(), timeout_s, _Listener())
+        await self._exchange(protocol.Ping(), timeout_s, Listener())
 
     async def profile(
         self,
@@ -120,6 +123,8 @@ class TrainerProcess:
     ) -> Benchmark:
         """Time training steps of each width; one that does not fit becomes a line in ``failures``.
 
+        A width that ends the process costs that width, see `edge_agent.width_timing`.
+
         Args:
             model: model id.
             options: keyword arguments of its function.
@@ -130,7 +135,6 @@ class TrainerProcess:
         Raises:
             TrainingFailed: model or data cannot be loaded, or the process cannot start.
         """
-        heard = _BenchmarkListener()
         command = protocol.ProfileCommand(
             model=model,
             options=dict(options),
@@ -139,27 +143,9 @@ class TrainerProcess:
             batch_size=batch_size,
             memory_budget=self._settings.memory_budget,
             factor=self._settings.factor,
+            time_budget_s=self._settings.profile_s,
         )
-        failures: tuple[str, ...]
-        try:
-            failures = expect(
-                protocol.Profiled, await self._exchange(command, timeout_s, heard)
-            ).failures
-        except OutOfMemory as error:
-            failures = (str(error),)
-        except TrainingFailed as error:
-            if not heard.costs:
-                raise
-            failures = (str(error),)
-        return Benchmark(
-            model=model,
-            spec_hash=heard.loaded.spec_hash,
-            batch_size=batch_size,
-            samples=heard.loaded.samples,
-            costs=tuple(heard.costs),
-            failures=failures,
-            baseline_bytes=heard.loaded.resident_bytes,
-        )
+        return await time_widths(self._exchange, command, timeout_s)
 
     async def train(
         self,
@@ -224,7 +210,7 @@ class TrainerProcess:
         )
 
     async def _exchange(
-        self, command: protocol.Command, timeout_s: float, listener: "_Listener"
+        self, command: protocol.Command, timeout_s: float, listener: Listener
     ) -> protocol.Reply:
         """Send a command and return its reply, feeding the events before it to ``listener``."""
         async with self._turn:
@@ -239,7 +225,7 @@ class TrainerProcess:
         child: TrainerChild,
         command: protocol.Command,
         timeout_s: float,
-        listener: "_Listener",
+        listener: Listener,
     ) -> protocol.Reply:
         try:
             async with asyncio.timeout(timeout_s):
@@ -297,36 +283,10 @@ class TrainerProcess:
             if width == 0:
                 line = line.replace("at width 0", "before training")
             return OutOfMemory(width, line)
-        return TrainingFailed(f"the training process {describe_exit(child.process.returncode)}")
+        return ProcessDied(child.process.returncode)
 
 
-class _Listener:
-    """Hears the events of a command; knows the width that is being worked on."""
-
-    width = 0.0
-
-    def hear(self, event: protocol.Event) -> None:
-        """Take note of one event."""
-
-
-class _BenchmarkListener(_Listener):
-    def __init__(self) -> None:
-        self.loaded = protocol.Loaded(spec_hash="", samples=0, resident_bytes=0)
-        self.costs: list[WidthCost] = []
-
-    def hear(self, event: protocol.Event) -> None:
-        match event:
-            case protocol.Loaded():
-                self.loaded = event
-            case protocol.WidthStarted(width=width):
-                self.width = width
-            case protocol.WidthTimed():
-                self.costs.append(
-                    WidthCost(event.width, event.step_s, event.peak_bytes, event.timed_steps)
-                )
-
-
-class _TrainingListener(_Listener):
+class _TrainingListener(Listener):
     def __init__(self, width: float, on_step: Callable[[int, int], None]) -> None:
         self.width = width
         self._on_step = on_step

@@ -55,6 +55,7 @@ class ProfileCommand(_Tagged, frozen=True, kw_only=True):
         batch_size: samples a step.
         memory_budget: bytes; 0 = no limit.
         factor: emulated seconds per CPU second; None on a real machine.
+        time_budget_s: seconds that all widths together may take; 0 = no limit.
     """
 
     model: str
@@ -64,6 +65,7 @@ class ProfileCommand(_Tagged, frozen=True, kw_only=True):
     batch_size: int
     memory_budget: int = 0
     factor: float | None = None
+    time_budget_s: float = 0.0
 
 
 class TrainCommand(_Tagged, frozen=True, kw_only=True):

@@ -42,6 +42,19 @@ class OutOfMemory(TrainingFailed):
         self.width = width
 
 
+class ProcessDied(TrainingFailed):
+    """The training process ended while it worked.
+
+    Attributes:
+        by_memory: most likely because the machine ran out of memory.
+    """
+
+    def __init__(self, returncode: int | None) -> None:
+        """Say how it ended."""
+        super().__init__(f"the training process {describe_exit(returncode)}")
+        self.by_memory = returncode is not None and _signal_name(returncode) == "SIGKILL"
+
+
 def training_obstacle() -> str:
     """Return why this installation cannot train, or ""."""
     if importlib.util.find_spec("torch") is None:
@@ -55,15 +68,25 @@ def describe_exit(returncode: int | None) -> str:
         return "closed its pipe"
     if returncode >= 0:
         return f"exited with status {returncode}; its log says why"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
+    name = _signal_name(returncode)
     hints = {
         "SIGKILL": " (perhaps by the system, out of memory)",
-        "SIGILL": " (this build of torch does not fit the processor)",
+        "SIGILL": (
+            ", illegal instruction: this build of torch needs another CPU; install another version"
+            " of torch, or let this device only infer"
+        ),
     }
     return f"was ended by {name}{hints.get(name, '')}"
+
+
+def _signal_name(returncode: int) -> str:
+    """Return the name of the signal that a negative status stands for, "" for another status."""
+    if returncode >= 0:
+        return ""
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"
 
 
 def expect(kind: type[R], reply: protocol.Reply, width: float = 0.0) -> R:

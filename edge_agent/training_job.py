@@ -156,6 +156,7 @@ class Trainer:
             batch_size=command.batch_size,
             memory_budget=command.memory_budget,
             factor=command.factor,
+            time_budget_s=command.time_budget_s,
         )
         found = run_benchmark(model, samples, settings, hooks)
         return protocol.Profiled(failures=found.failures)

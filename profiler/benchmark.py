@@ -2,18 +2,24 @@
 
 Nothing that leaves the model out predicts a step well, so the model itself is trained for a few
 steps on the device's own data, from the narrowest width upwards. Before each wider one its memory
-is extrapolated, and the benchmark stops where the budget would be passed.
+is extrapolated, and the benchmark stops where the budget would be passed. So peaks are honest: a
+process that has trained a wide sub-model keeps the memory for the narrow one after it.
+
+There is a budget of time too. Where all widths would take longer, some between the narrowest and
+the widest are left out, to be interpolated (`profiler.interpolation`), and of the others as few
+steps are timed as must be.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from profiler.interpolation import forecast_step
 from profiler.prediction import extrapolate_memory, out_of_memory_line, predict_memory
 from profiler.profile import Benchmark, WidthCost
 from profiler.resident_memory import PeakMeter
@@ -22,10 +28,11 @@ from slimmable.memory import saved_bytes
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples
 from slimmable.state import decode_state, encode_state
-from slimmable.training import TrainingRule, loss_function, train
+from slimmable.training import Training, TrainingRule, loss_function
 
 WARM_UP_STEPS = 2  # the first steps load kernels and fill the allocator
 TIMED_STEPS = 3
+LEAST_STEPS = 2  # one warms up, one is timed
 FLOAT_BYTES = 4
 
 
@@ -38,12 +45,14 @@ class BenchmarkSettings:
         batch_size: samples a step.
         memory_budget: bytes the process may hold; 0 = no limit.
         factor: emulated seconds per CPU second; None = a real machine, whose wall time counts.
+        time_budget_s: seconds that all widths together may take; 0 = no limit.
     """
 
     widths: Sequence[float]
     batch_size: int
     memory_budget: int = 0
     factor: float | None = None
+    time_budget_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,13 @@ class BenchmarkHooks:
         before_width: called with the width that comes next.
         after_width: called with its cost.
         after_step: called after each step; may wait, which is not timed, or raise.
+        clock: seconds, by which the budget of time is kept.
     """
 
     before_width: Callable[[float], None] = lambda _width: None
     after_width: Callable[[WidthCost], None] = lambda _cost: None
     after_step: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.perf_counter
 
 
 def run_benchmark(
@@ -79,16 +90,20 @@ def run_benchmark(
     baseline = PeakMeter().sample()
     widths = sorted(set(settings.widths))
     forecast = _MemoryForecast(model, samples, settings.batch_size, baseline)
+    allowance = _Allowance(settings.time_budget_s, hooks.clock)
     costs: list[WidthCost] = []
     failures: list[str] = []
     budget = settings.memory_budget or sys.maxsize
     for width in widths:
+        if costs and not allowance.includes(width, _widest(widths, width, forecast, budget)):
+            continue
         hooks.before_width(width)
         needs = forecast.peak(width)
         if needs <= budget:
-            cost = _time_width(model, samples, width, settings, hooks)
+            cost = _time_width(model, samples, width, settings, hooks, allowance)
             needs = cost.peak_bytes
             forecast.learn(width, needs)
+            allowance.learn(cost)
             if needs <= budget:
                 costs.append(cost)
                 hooks.after_width(cost)
@@ -106,6 +121,13 @@ def run_benchmark(
     )
 
 
+def _widest(
+    widths: Sequence[float], width: float, forecast: "_MemoryForecast", budget: int
+) -> float:
+    """Return the widest width, ``width`` or wider, that is expected to fit the memory."""
+    return max([width, *(w for w in widths if w > width and forecast.peak(w) <= budget)])
+
+
 def saved_activation_bytes(model: SlimmableModel, width: float, samples: Samples) -> int:
     """Return the bytes that one training step on ``samples`` saves for its backward pass."""
     network = model.build(width).train()
@@ -115,6 +137,42 @@ def saved_activation_bytes(model: SlimmableModel, width: float, samples: Samples
         return loss_function(model.task)(outputs, torch.from_numpy(samples.y))
 
     return saved_bytes(network, forward)
+
+
+class _Allowance:
+    """Says which widths, and how many steps of each, the budget of time still holds.
+
+    Its seconds are those that pass, waits of an emulated machine included.
+    """
+
+    def __init__(self, budget_s: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._end = clock() + budget_s if budget_s > 0 else float("inf")
+        self._known: list[WidthCost] = []  # with seconds that passed in place of those of a step
+        self._begun = 0.0
+
+    def includes(self, width: float, widest: float) -> bool:
+        """Return whether ``width`` may be timed and time be left for the widest one that fits."""
+        if not self._known or width == widest:
+            return True
+        needed = WARM_UP_STEPS + TIMED_STEPS
+        both = forecast_step(self._known, width) + forecast_step(self._known, widest)
+        return self._clock() + needed * both <= self._end
+
+    def begin(self) -> None:
+        self._begun = self._clock()
+
+    def steps(self) -> int:
+        """Return how many steps to do in all, after the first one."""
+        took = self._clock() - self._begun
+        left = self._end - self._clock()
+        most = WARM_UP_STEPS + TIMED_STEPS
+        fits = 1 + left / took if took > 0 else most
+        return int(min(most, max(LEAST_STEPS, fits)))
+
+    def learn(self, cost: WidthCost) -> None:
+        passed = (self._clock() - self._begun) / (cost.timed_steps + WARM_UP_STEPS)
+        self._known.append(replace(cost, step_s=max(passed, 1e-9)))
 
 
 class _MemoryForecast:
@@ -161,6 +219,7 @@ def _time_width(
     width: float,
     settings: BenchmarkSettings,
     hooks: BenchmarkHooks,
+    allowance: _Allowance,
 ) -> WidthCost:
     clock = time.perf_counter if settings.factor is None else time.process_time
     meter = PeakMeter()
@@ -175,20 +234,24 @@ def _time_width(
         widths=(width,),
     )
     durations: list[float] = []
-    started = clock()
-
-    def after_step(_finished: int) -> None:
-        nonlocal started
-        durations.append(clock() - started)
-        meter.observe()
-        hooks.after_step()
+    enough = rule.steps
+    allowance.begin()
+    with torch.random.fork_rng(devices=[]):
         started = clock()
-
-    trained, _ = train(model, state, width, samples, rule, np.random.default_rng(0), after_step)
-    encode_state(trained)
+        training = Training(model, state, width, samples, rule, np.random.default_rng(0))
+        while len(durations) < enough:
+            training.step()
+            durations.append(clock() - started)
+            meter.observe()
+            hooks.after_step()
+            if len(durations) == 1:
+                enough = allowance.steps()
+            started = clock()
+        encode_state(training.state())
+    timed = durations[min(WARM_UP_STEPS, len(durations) - 1) :]
     return WidthCost(
         width=width,
-        step_s=statistics.median(durations[WARM_UP_STEPS:]) * (settings.factor or 1.0),
+        step_s=statistics.median(timed) * (settings.factor or 1.0),
         peak_bytes=meter.peak(),
-        timed_steps=TIMED_STEPS,
+        timed_steps=len(timed),
     )

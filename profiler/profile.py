@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-PROFILE_SCHEMA = 1
+PROFILE_SCHEMA = 2
+"""Version of `DeviceProfile`: 2 added what was interpolated, inference, clock and round trip."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,48 @@ class WidthCost:
         width: width multiplier.
         step_s: seconds of one training step of that sub-model, emulation included.
         peak_bytes: peak resident memory of the training process.
-        timed_steps: how many steps were timed.
+        timed_steps: how many steps were timed; 0 where it was interpolated.
+        interpolated: computed from the widths beside it, because the time to measure was over.
     """
 
     width: float
     step_s: float
     peak_bytes: int
     timed_steps: int = 3
+    interpolated: bool = False
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """What one ONNX file costs on a device with batch 1 and one thread; never emulated.
+
+    Attributes:
+        width: width multiplier of the file.
+        form: "float32" or "int8".
+        latency_s, latency_p95_s: median and 95th percentile of the seconds of one call.
+        load_s: seconds until the file answers for the first time.
+        size: bytes of the file.
+    """
+
+    width: float
+    form: str
+    latency_s: float
+    latency_p95_s: float
+    load_s: float
+    size: int
+
+
+@dataclass(frozen=True)
+class InferenceFindings:
+    """What measuring ONNX files gave.
+
+    Attributes:
+        costs: ascending by width.
+        failures: one line per file that could not be measured, or why there are none.
+    """
+
+    costs: tuple[InferenceCost, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +117,7 @@ class Benchmark:
         spec_hash: its width spec.
         batch_size: samples a step.
         samples: training samples on the device.
-        costs: one entry per width that fitted, ascending.
+        costs: one entry per width that fitted, ascending; some may be interpolated.
         failures: one line per width that did not.
         baseline_bytes: resident memory of the training process before the first step.
     """
@@ -110,6 +146,9 @@ class DeviceProfile:
         reason: why it cannot train.
         memory_budget: bytes that training may use.
         link_bytes_per_s: measured (or emulated) rate of the transfer path; 0 where unknown.
+        round_trip_s: seconds from a small message to the broker's acknowledgement; 0 where unknown.
+        clock_offset_s: the device's clock less the server's, as far as messages show; None where
+            unknown. Shown, never decided on.
         samples: training samples on the device.
         cores: processors that the agent may use.
         cpu_flags: instruction sets that matter to numeric kernels.
@@ -122,6 +161,8 @@ class DeviceProfile:
         temperature_c, throttled, power, disk_free: see `Condition`; when the profile was made.
         emulated: name of the emulated machine, or "". The facts from ``cores`` on are always those
             of the machine that really runs the agent.
+        inference: one entry per ONNX file that was measured; never emulated.
+        inference_failures: one line per file that could not be, or why there are none.
     """
 
     schema: int = PROFILE_SCHEMA
@@ -150,9 +191,13 @@ class DeviceProfile:
     power: str = ""
     disk_free: int = 0
     emulated: str = ""
+    round_trip_s: float = 0.0
+    clock_offset_s: float | None = None
+    inference: tuple[InferenceCost, ...] = ()
+    inference_failures: tuple[str, ...] = ()
 
     def cost(self, width: float) -> WidthCost | None:
-        """Return the measured cost of ``width``, or None where it was not measured."""
+        """Return the cost of ``width``, or None where there is none."""
         return next((cost for cost in self.costs if cost.width == width), None)
 
 
@@ -166,6 +211,7 @@ def describe(
     *,
     memory_budget: int,
     condition: Condition | None = None,
+    inference: InferenceFindings | None = None,
     link_bytes_per_s: float = 0.0,
     emulated: str = "",
     reason: str = "",
@@ -177,11 +223,13 @@ def describe(
         benchmark: None where the device does not train.
         memory_budget: bytes that training may use.
         condition: of the machine now; None = not looked at.
+        inference: what its ONNX files cost; None = not measured.
         link_bytes_per_s: rate of the transfer path, 0 where unknown.
         emulated: name of the emulated machine, or "".
         reason: why there is no benchmark; ignored where there is one.
     """
     measured = benchmark or Benchmark("", "", 0, 0)
+    files = inference or InferenceFindings()
     can_train = bool(measured.costs)
     if benchmark is not None and not can_train:
         reason = measured.failures[0] if measured.failures else "no width was timed"
@@ -197,6 +245,8 @@ def describe(
         link_bytes_per_s=link_bytes_per_s,
         samples=measured.samples,
         emulated=emulated,
+        inference=files.costs,
+        inference_failures=files.failures,
         **{name: getattr(facts, name) for name in CARRIED},
         **asdict(condition or Condition()),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from contextlib import asynccontextmanager
@@ -269,3 +270,42 @@ async def test_the_training_process_exits_with_its_parent(data, tmp_path):
     parent.kill()
     await parent.wait()
     assert await gone(pid)
+
+
+def dying(at, by):
+    return "tests.fakes.dying_network:dying", OPTIONS | {"at": at, "by": by}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("at", "by", "measured", "said"),
+    [
+        ([0.5], "SIGILL", [0.25, 0.75, 1.0], ["width 0.5: .*illegal instruction: this build of"]),
+        (
+            [0.5, 0.75],
+            "SIGILL",
+            [0.25],
+            ["width 0.5: .*SIGILL", "width 0.75: .*SIGILL", "width 1: not tried"],
+        ),
+        ([0.5], "SIGKILL", [0.25], ["width 0.5: .*memory", "width 0.75: not tried", "width 1: not"]),
+    ],
+)
+async def test_a_width_that_ends_the_process_costs_that_width_and_not_the_measured_ones(
+    data, at, by, measured, said
+):
+    async with trainer(data) as process:
+        benchmark = await process.profile(*dying(at, by), (0.25, 0.5, 0.75, 1.0), batch_size=16)
+        assert [cost.width for cost in benchmark.costs] == measured
+        assert len(benchmark.failures) == len(said)
+        for line, pattern in zip(benchmark.failures, said, strict=True):
+            assert re.match(pattern, line)
+        assert process.starts == min(len(at), 2) + (len(at) == 1 and by == "SIGILL")
+        assert benchmark.samples == 96
+        assert not any(cost.interpolated for cost in benchmark.costs)
+
+
+async def test_a_torch_that_dies_at_the_first_width_is_named_with_what_to_do(data):
+    async with trainer(data) as process:
+        benchmark = await process.profile(*dying([0.25], "SIGILL"), (0.25,), batch_size=16)
+    assert benchmark.costs == ()
+    assert "needs another CPU; install another version of torch" in benchmark.failures[0]
