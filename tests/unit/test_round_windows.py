@@ -28,6 +28,8 @@ from journal.blobs import BlobFolder
 from journal.chain import canonical_bytes
 from slimmable.slicing import slice_state
 from slimmable.state import decode_state, encode_state
+from slimmable.training_rule import WidthRule
+from slimmable.update_codec import UpdateEncoding
 from slimmable.window import PREFIX, Window, WindowKind
 from tests.fakes.office import WIDTHS, Office, settings, share_of
 from tests.unit.test_aggregation import SPEC, random_state
@@ -175,7 +177,7 @@ def test_an_assessment_is_of_the_prefix_whatever_the_rounds_are_of(window):
     [
         ({"rewards": Rewards(mode="training-time")}, "rewards.mode"),
         ({"contributions": Contributions(evaluator="devices")}, "contributions.evaluator"),
-        ({"uploads": Uploads(encoding="top-k")}, "uploads.encoding"),
+        ({"uploads": Uploads(encoding=UpdateEncoding.TOP_K)}, "uploads.encoding"),
     ],
 )
 def test_what_cannot_hold_with_moving_windows_is_refused_by_name(window, changes, named):
@@ -186,7 +188,7 @@ def test_what_cannot_hold_with_moving_windows_is_refused_by_name(window, changes
 
 def test_distillation_needs_narrower_widths_in_a_step():
     with pytest.raises(SettingsError, match="own-width"):
-        settings(training=Training(rule="own-width", distillation=0.5))
+        settings(training=Training(rule=WidthRule.OWN_WIDTH, distillation=0.5))
 
 
 # --- widths that are drawn ------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def test_a_width_that_was_not_measured_is_not_drawn():
         settings(
             rounds={"budget": 21, "minimum": 21},
             width_policy=WidthPolicy(dynamic=True),
-            training=Training(steps=2, rule="own-width"),
+            training=Training(steps=2, rule=WidthRule.OWN_WIDTH),
         )
     ).begin()
     desk.join("a", costs=costs)
