@@ -101,6 +101,24 @@ def test_a_campaign_with_moving_windows_is_the_same_each_time(tmp_path, window):
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.parametrize("window", ["rolling", "random"])
+def test_whoever_repeats_what_changed_in_its_slice_earns_nothing_though_windows_move(
+    tmp_path, window
+):
+    settings = msgspec.convert(
+        msgspec.to_builtins(SETTINGS)
+        | {"training": msgspec.to_builtins(SETTINGS.training) | {"window": window}},
+        type(SETTINGS),
+    )
+    devices = [SimulatedDevice(name, samples(200, at)) for at, name in enumerate("abc")]
+    devices.append(SimulatedDevice("narrow", samples(60, 9), widest=0.5, rider="replayed-delta"))
+    devices.append(SimulatedDevice("wide", samples(60, 8), rider="replayed-delta"))
+    found = simulate(settings, devices, samples(1000, 99), tmp_path / "run")
+    assert all(found.state.devices[name].reward.width for name in "abc")
+    for rider in ("narrow", "wide"):
+        assert not found.state.devices[rider].reward.width
+
+
 @pytest.mark.parametrize("server_rule", ["median", "fedadam"])
 def test_robust_rules_and_server_optimisers_work_with_windows(tmp_path, server_rule):
     aggregation = (

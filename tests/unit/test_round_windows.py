@@ -191,6 +191,27 @@ def test_distillation_needs_narrower_widths_in_a_step():
         settings(training=Training(rule=WidthRule.OWN_WIDTH, distillation=0.5))
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected", "step_s"),
+    [
+        # 2 steps, and 2 in which it starts; 8 of the deadline's 10 s may be used.
+        (WidthRule.OWN_WIDTH, 1.0, 1.8),
+        (WidthRule.ORDERED_DROPOUT, 1.0, (0.3 + 0.6 + 1.2 + 1.8) / 4),
+        (WidthRule.SANDWICH, 0.5, 0.3 + 0.6),
+        (WidthRule.ALL_WIDTHS, 0.5, 0.3 + 0.6),
+    ],
+)
+def test_the_widest_width_that_fits_depends_on_what_a_step_trains(rule, expected, step_s):
+    desk = Office(settings(training=Training(steps=2, rule=rule))).begin()
+    costs = tuple(
+        WidthCost(width=width, step_s=step, peak_bytes=1)
+        for width, step in zip(WIDTHS, (0.3, 0.6, 1.2, 1.8), strict=True)
+    )
+    desk.join("old", costs=costs)
+    assert desk.device("old").width == expected
+    assert desk.device("old").predicted_s == pytest.approx(4 * step_s, abs=1e-3)
+
+
 # --- widths that are drawn ------------------------------------------------------------------------
 
 
