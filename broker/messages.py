@@ -345,11 +345,13 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """The hyper-parameters of a task; see `slimmable.training_rule.TrainingRule`.
 
     Attributes:
-        rule: "ordered-dropout" or "sandwich"; an agent that does not know it declines.
+        rule: "ordered-dropout", "sandwich", "own-width" or "all-widths"; an agent that does not
+            know it declines.
         schedule: of the learning rate over the steps of this task, "constant" or "cosine".
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly weights are drawn back to those of the task; 0 = not.
         masked_loss: whether classes that the device does not have are left out of its loss.
+        scaler: whether what a slice's layers give is divided by its width while training.
     """
 
     steps: int
@@ -366,6 +368,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     gradient_norm: float = 0.0
     proximal: float = 0.0
     masked_loss: bool = False
+    scaler: bool = False
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -49,6 +49,7 @@ class UpdateFile:
         samples: on the device, its own claim.
         rounds: in which an update of the device counted, this one included.
         window: which entries of the full model it is about.
+        reach: widest sub-model that its device comes to train, which may be wider than this once.
     """
 
     device: str
@@ -58,6 +59,7 @@ class UpdateFile:
     samples: int = 0
     rounds: int = 1
     window: Window = PREFIX
+    reach: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ScoreJob:
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
-        absent_widths: what devices without an update in this round trained in their last one.
+        absent_widths: how far devices without an update in this round reach, if they ever trained.
     """
 
     round: int

@@ -3,8 +3,12 @@
 With ``rewards.mode = "training-time"`` (Aequa, ICML 2025, Algorithm 2; our reading) rewards bind
 while training: after each scored round the allocation of that moment caps the widths of the next
 rounds, so that nobody holds more of the model than it is entitled to by then.
+
+With ``width_policy.dynamic`` (HeteroFL, Diao et al., ICLR 2021, section 4, "dynamic": the levels of
+devices vary) that is the most: the width of each round is drawn.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from coordinator.fleet import Campaign, Device
@@ -45,10 +49,29 @@ def _tied(rewards: Mapping[str, Reward], best: Reward) -> set[str]:
 
 
 def training_width(state: Campaign, device: Device, settings: Settings) -> tuple[float, str]:
-    """Return the width that a device trains in the next round, and why in one sentence.
+    """Return the width that a device trains in this round, or the next one, and why in a sentence.
 
     0 where it cannot train at all.
     """
+    widest, why = widest_training(state, device, settings)
+    if not settings.width_policy.dynamic or not widest:
+        return widest, why
+    known = {one.width for one in device.forecasts} or set(settings.widths)
+    within = [one for one in settings.widths if one <= widest and one in known] or [widest]
+    current = state.round
+    number = current.number + (current.closed is not None) if current else 1
+    width = within[_lot(settings.seed, number, device.device) % len(within)]
+    return width, f"width {width:g} of up to {widest:g}, drawn for round {number}; {why}"
+
+
+def _lot(seed: int, round_: int, device: str) -> int:
+    """Return a number that a replay and an auditor find again, other than that of a cohort."""
+    drawn = hashlib.sha256(f"{seed}/{round_}/{device}/width".encode()).digest()
+    return int.from_bytes(drawn[:8], "big")
+
+
+def widest_training(state: Campaign, device: Device, settings: Settings) -> tuple[float, str]:
+    """Return the widest width that a device may train now, and why in one sentence; 0 = none."""
     if settings.rewards.mode != "training-time":
         return device.width, device.reason
     entitled = state.entitled.get(device.device)

@@ -1,8 +1,10 @@
 """What the worker is asked for, from the state alone: which weights, which updates. Pure."""
 
 from coordinator.bench import AssessJob, ExportJob, ScoreJob, UpdateFile
-from coordinator.fleet import Campaign, settings_of
+from coordinator.entitlement import widest_training
+from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.reported_round import reported_scores
+from slimmable.window import WindowKind
 
 
 def score_job(state: Campaign) -> ScoreJob:
@@ -24,7 +26,7 @@ def score_job(state: Campaign) -> ScoreJob:
         optimiser=state.optimiser,
         known=state.earlier,
         min_trainers=settings.rewards.min_trainers,
-        absent_widths=tuple(d.trained_width for d in absent if d.trained_width),
+        absent_widths=tuple(_reach(state, d, d.trained_width) for d in absent if d.trained_width),
     )
 
 
@@ -47,9 +49,20 @@ def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
             samples=u.samples,
             rounds=state.devices[u.device].rounds_taken,
             window=state.round.opened.window,
+            reach=_reach(state, state.devices[u.device], u.width),
         )
         for u in sorted(updates, key=lambda update: update.device)
     )
+
+
+def _reach(state: Campaign, device: Device, width: float) -> float:
+    """Return the widest sub-model that a device comes to train, whatever it trained last."""
+    settings = settings_of(state)
+    if settings.training.window != WindowKind.PREFIX:
+        return 1.0  # a window that moves passes over the whole network
+    if settings.width_policy.dynamic:
+        return max(width, widest_training(state, device, settings)[0])
+    return width
 
 
 def export_job(state: Campaign, widths: tuple[float, ...]) -> ExportJob:

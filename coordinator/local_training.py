@@ -1,10 +1,11 @@
-"""How long, and at what learning rate, a device trains in a round. Pure."""
+"""How long, at what learning rate and which channels a device trains in a round. Pure."""
 
 import msgspec
 
 from broker.messages import Profile, TrainingSettings
 from coordinator.settings import Settings
 from slimmable.training_rule import Schedule
+from slimmable.window import PREFIX, Window, WindowKind
 
 
 def ordinary_steps(settings: Settings, profile: Profile | None) -> int:
@@ -37,6 +38,23 @@ def round_training(settings: Settings, trained_rounds: int) -> TrainingSettings:
     first = settings.training_settings()
     rate = first.learning_rate * settings.training.round_decay**trained_rounds
     return msgspec.structs.replace(first, learning_rate=rate)
+
+
+def round_window(settings: Settings, number: int, trained_rounds: int) -> Window:
+    """Return which channels the slices of a round hold.
+
+    Args:
+        settings: of the campaign.
+        number: of the round; a random window is drawn anew for each.
+        trained_rounds: how many rounds were aggregated before it; by so much a rolling window has
+            moved, so that a round without a quorum leaves no gap.
+    """
+    match settings.training.window:
+        case WindowKind.ROLLING:
+            return Window(WindowKind.ROLLING, trained_rounds)
+        case WindowKind.RANDOM:
+            return Window(WindowKind.RANDOM, (settings.seed * 1_000_003 + number) % 2**31)
+    return PREFIX
 
 
 def assessment_training(settings: Settings) -> TrainingSettings:

@@ -5,11 +5,17 @@ import math
 from broker.messages import DropReason, Participation
 from coordinator.entitlement import forecast, training_width
 from coordinator.fleet import Campaign, Device, settings_of
-from coordinator.local_training import assessment_training, ordinary_steps, round_training
+from coordinator.local_training import (
+    assessment_training,
+    ordinary_steps,
+    round_training,
+    round_window,
+)
 from coordinator.pace import repaced
 from coordinator.presence import PRESENT
 from coordinator.selection import Candidate, drawn
 from journal import events as e
+from slimmable.window import PREFIX
 
 
 def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
@@ -95,6 +101,7 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
                 else round_training(settings, state.trained_rounds)
             ),
             assessment=assessment,
+            window=PREFIX if assessment else round_window(settings, number, state.trained_rounds),
         )
     ]
 

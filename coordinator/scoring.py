@@ -114,7 +114,7 @@ def _evidence(
     foreseen = combine(base, model.spec, novelty.foreseen)
     weights = {update.device: update.weight for update in job.updates}
     # What a step does to a width that nobody trained is chance, and would drown what it was for.
-    widest = max(update.width for update in job.updates)
+    widest = max(1.0 if update.window.moves else update.width for update in job.updates)
     trained = spread_out([width for width in bench.grid if width <= widest], job.widths)
     return Evidence(
         devices=tuple(step.device for step in novelty.steps),
@@ -170,7 +170,7 @@ def _measured(
     gain = difference(values, before, data.recording, rng)
     scores = {width: model.task.sample_scores(said[width], data.y) for width in said}
     trained = TrainedWidths(
-        (*(update.width for update in job.updates), *job.absent_widths),
+        (*(update.reach or update.width for update in job.updates), *job.absent_widths),
         min(bench.grid),
         job.min_trainers,
     )

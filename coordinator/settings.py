@@ -10,10 +10,13 @@ from coordinator.settings_checks import SettingsError as SettingsError  # noqa: 
 from coordinator.settings_checks import check_settings
 from slimmable.training_rule import TrainingRule, WidthRule
 from slimmable.update_codec import UpdateEncoding
+from slimmable.window import WindowKind
 
 MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
 DAY_S = 86400.0
+# Of the hyper-parameters: what no device is told.
+OF_THE_SERVER = ("epochs", "round_decay", "window")
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +34,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         masked_loss: whether classes that a device does not have are left out of its loss.
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
+        scaler: whether what a slice's layers give is divided by its width while training.
+        window: which channels the slices of a round hold: "prefix", "rolling" or "random", see
+            `slimmable.window`.
     """
 
     steps: int = 16
@@ -47,6 +53,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
     distillation: float = 0.0
+    scaler: bool = False
+    window: WindowKind = WindowKind.PREFIX
 
 
 class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +99,8 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         time_share, memory_share: how much of the deadline and of its memory budget a prediction may
             use.
         hysteresis: to train wider than now, a device must have this share of the time to spare.
+        dynamic: whether each device draws its training width anew for each round, from the grid's
+            up to what the rest of the policy allows it.
         least_steps: a device that is too slow for the narrowest width takes fewer steps, but not
             fewer than these.
         caps: device -> widest width that the operator lets it train, whatever it can.
@@ -101,6 +111,7 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hysteresis: float = 0.1
     least_steps: int = 1
     caps: dict[str, float] = {}
+    dynamic: bool = False
 
 
 class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -322,11 +333,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _of_one_training(self) -> dict[str, Any]:
         """Return what of the hyper-parameters one training goes by.
 
-        How long each device trains, and how the rate falls from round to round, is decided in
-        `coordinator.local_training`.
+        How long each device trains, how the rate falls from round to round and which channels a
+        round's slices hold is decided in `coordinator.local_training`.
         """
         known = msgspec.structs.asdict(self.training)
-        return {name: one for name, one in known.items() if name not in ("epochs", "round_decay")}
+        return {name: one for name, one in known.items() if name not in OF_THE_SERVER}
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from slimmable.training_rule import WidthRule
+from slimmable.update_codec import UpdateEncoding
 from slimmable.width import WidthError, WidthGrid
+from slimmable.window import WindowKind
 
 if TYPE_CHECKING:
     from coordinator.settings import Settings
@@ -105,6 +108,7 @@ def check_settings(settings: "Settings") -> None:
         except WidthError as error:
             raise SettingsError(f"{name}: {error}") from error
     _check_rounds(settings)
+    _check_training(settings)
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
@@ -149,6 +153,33 @@ def _check_rounds(settings: "Settings") -> None:
         raise SettingsError(
             f"rounds.over_selection = {rounds.over_selection:g} must be at least 1: with 1.3 three"
             " in ten more are drawn than needed"
+        )
+
+
+def _check_training(settings: "Settings") -> None:
+    if settings.training.rule == WidthRule.OWN_WIDTH and settings.training.distillation:
+        raise SettingsError(
+            f"training.distillation = {settings.training.distillation:g} needs narrower widths in a"
+            ' step, and training.rule = "own-width" trains none: set distillation = 0'
+        )
+    window = settings.training.window
+    if window == WindowKind.PREFIX:
+        return
+    wanted = f'training.window = "{window}" gives a device other channels in each round'
+    if settings.rewards.mode == "training-time":
+        raise SettingsError(
+            f"{wanted}, so that it comes to hold all of them whatever it is entitled to: set"
+            ' rewards.mode = "post-training"'
+        )
+    if settings.contributions.evaluator == "devices":
+        raise SettingsError(
+            f"{wanted}, so that what it measures is no width that is released: set"
+            ' contributions.evaluator = "server"'
+        )
+    if settings.uploads.encoding == UpdateEncoding.TOP_K:
+        raise SettingsError(
+            f'{wanted}, and uploads.encoding = "top-k" carries over what it left out of the same'
+            ' ones: set "int8" or another encoding'
         )
 
 

@@ -106,7 +106,13 @@ class AdoptionRule:
     weight_decay: float = 1e-4
 
     def training(self) -> TrainingRule:
-        """Return the rule of the training, but for the learning rate of each step."""
+        """Return the rule of the training, but for the learning rate of each step.
+
+        Raises:
+            ValueError: a number that no training can use, or a rule that trains no narrow width.
+        """
+        if self.width_rule is WidthRule.OWN_WIDTH:
+            raise ValueError(f"rule {self.width_rule} trains no narrow width: choose another")
         return TrainingRule(
             steps=self.budget.steps or ENDLESS,
             batch_size=self.batch_size,

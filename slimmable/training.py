@@ -12,6 +12,7 @@ every slice, would be held down more than the outer ones.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -22,6 +23,7 @@ from slimmable.distillation import distance
 from slimmable.evaluation import check_network
 from slimmable.model import SlimmableModel
 from slimmable.samples import Samples
+from slimmable.scaler import Scaler
 from slimmable.slicing import check_state
 from slimmable.spec import Indices, WidthSpec
 from slimmable.state import Array, ModelState
@@ -146,7 +148,10 @@ class Training:
         self._draw = WidthDraw(rule, width)
         self._batches = _batches(len(samples), rule.batch_size, rng)
         torch.manual_seed(int(rng.integers(2**63)))
-        self._slices = {offered: _Slice(model, offered, width) for offered in self._draw.widths}
+        self._slices = {
+            offered: _Slice(model, offered, width, scaler=rule.scaler)
+            for offered in self._draw.widths
+        }
 
     def step(self, rate: float | None = None) -> float:
         """Take one gradient step and return the loss, averaged over the widths of the step.
@@ -218,14 +223,16 @@ class Training:
 class _Slice:
     """The network of one width, fed with slices of the tensors of the training width."""
 
-    def __init__(self, model: SlimmableModel, width: float, outer: float) -> None:
+    def __init__(self, model: SlimmableModel, width: float, outer: float, *, scaler: bool) -> None:
         """Build the network and work out the cuts.
 
         Args:
             model: what is trained.
             width: of the network.
             outer: training width, of the tensors it is fed with.
+            scaler: see `slimmable.training_rule.TrainingRule`.
         """
+        self._scaled = (model.spec, width) if scaler and width < 1 else None
         self._network = model.build(width).train()
         check_network(self._network, model, width)
         for parameter in self._network.parameters():
@@ -237,7 +244,9 @@ class _Slice:
     def forward(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Return the outputs for ``x`` with the weights and constants of ``tensors``."""
         sliced = {name: cut(tensors[name]) for name, cut in self._cuts.items()}
-        return torch.func.functional_call(self._network, sliced, (x,))  # type: ignore[no-any-return]
+        scaler = Scaler(*self._scaled, sliced) if self._scaled else nullcontext()
+        with scaler:
+            return torch.func.functional_call(self._network, sliced, (x,))  # type: ignore[no-any-return]
 
 
 def _cut(spec: WidthSpec, name: str, width: float, outer: float) -> Cut:

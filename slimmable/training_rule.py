@@ -1,11 +1,17 @@
 """How a slimmable network is trained: which widths a step takes, and how large a step is. No torch.
 
-Two rules choose the widths of a step:
+Four rules choose the widths of a step:
 
+* own width (HeteroFL, Diao et al., ICLR 2021; FedRolex, Alam et al., NeurIPS 2022): the training
+  width and no other;
 * ordered dropout (Horvath et al., FjORD, NeurIPS 2021): one width, drawn at random;
 * sandwich (Yu and Huang, US-Nets, ICCV 2019, section 3.2): the widest, the narrowest and some drawn
-  from those between, on the same batch. Their losses are averaged where the paper sums them, so
-  that one learning rate suits both rules.
+  from those between, on the same batch;
+* all widths (SHeteroFL, in the repository of Split-Mix, Hong et al., ICLR 2022): every width of the
+  grid inside the training width, on the same batch.
+
+Where a step takes several widths their losses are averaged; the papers sum them. So one learning
+rate suits all rules.
 """
 
 import math
@@ -20,6 +26,8 @@ class WidthRule(StrEnum):
 
     ORDERED_DROPOUT = "ordered-dropout"
     SANDWICH = "sandwich"
+    OWN_WIDTH = "own-width"
+    ALL_WIDTHS = "all-widths"
 
 
 class Schedule(StrEnum):
@@ -39,7 +47,7 @@ class TrainingRule:
         learning_rate: of SGD with momentum; the highest one where a schedule changes it.
         momentum: 0 to below 1.
         weight_decay: L2 factor.
-        widths: the training grid; each step takes from those inside the training width.
+        widths: the training grid; a step takes from those inside the training width.
         rule: how a step's widths are chosen.
         random_widths: of the sandwich rule, how many besides the widest and the narrowest; where
             fewer lie between them, all.
@@ -57,6 +65,8 @@ class TrainingRule:
         masked_loss: whether outputs for classes that the samples do not have are set to 0 in the
             loss, so that training does not push them down (HeteroFL, Diao et al., ICLR 2021,
             section 3, "masked cross-entropy"). Only classification has classes.
+        scaler: whether what a slice's layers give is divided by its width while training; see
+            `slimmable.scaler`.
     """
 
     steps: int
@@ -74,6 +84,7 @@ class TrainingRule:
     gradient_norm: float = 0.0
     proximal: float = 0.0
     masked_loss: bool = False
+    scaler: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use.
@@ -145,7 +156,10 @@ class WidthDraw:
             rule: with the training grid.
             width: of training; where it lies below the grid, it is trained alone.
         """
-        inside = [place for place, offered in enumerate(rule.widths) if offered <= width]
+        alone = rule.rule is WidthRule.OWN_WIDTH
+        inside = [
+            place for place, offered in enumerate(rule.widths) if offered <= width and not alone
+        ]
         self._rule = rule
         self._inner = tuple(rule.widths[place] for place in inside) or (width,)
         self._chances: tuple[float, ...] = ()
@@ -170,6 +184,8 @@ class WidthDraw:
             between = inner[1:-1]
             share = min(self._rule.random_widths, len(between)) / max(1, len(between))
             return dict.fromkeys(between, share) | {inner[0]: 1.0, inner[-1]: 1.0}
+        if self._rule.rule is WidthRule.ALL_WIDTHS:
+            return dict.fromkeys(inner, 1.0)
         chances = self._chances or (1 / len(self._inner),) * len(self._inner)
         return dict(zip(self._inner, chances, strict=True))
 
@@ -178,6 +194,10 @@ class WidthDraw:
         inner = self._inner
         if self._rule.rule is WidthRule.SANDWICH:
             return self._sandwich(rng)
+        if self._rule.rule is WidthRule.ALL_WIDTHS:
+            return tuple(sorted(set(inner), reverse=True))
+        if self._rule.rule is WidthRule.OWN_WIDTH:
+            return inner
         if self._chances:
             return (inner[int(rng.choice(len(inner), p=self._chances))],)
         return (inner[int(rng.integers(len(inner)))],)

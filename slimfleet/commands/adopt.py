@@ -93,7 +93,7 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--rule",
         type=WidthRule,
-        choices=tuple(WidthRule),
+        choices=tuple(rule for rule in WidthRule if rule is not WidthRule.OWN_WIDTH),
         default=WidthRule.ORDERED_DROPOUT,
         help="widths of a step, as of `slimfleet train` (default ordered-dropout)",
     )

@@ -82,8 +82,8 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
         type=WidthRule,
         choices=tuple(WidthRule),
         default=WidthRule.ORDERED_DROPOUT,
-        help="widths of a step: one drawn at random, or the widest, the narrowest and some between"
-        " (default ordered-dropout)",
+        help="widths of a step: one drawn at random; the widest, the narrowest and some between;"
+        " all of them; or own-width, the full one alone (default ordered-dropout)",
     )
     group.add_argument(
         "--random-widths",

@@ -242,7 +242,7 @@ def test_gradients_of_a_useless_entry_are_zero(trained):
 
 
 @pytest.mark.parametrize("criterion", list(Criterion))
-@pytest.mark.parametrize("width_rule", list(WidthRule))
+@pytest.mark.parametrize("width_rule", sorted(set(WidthRule) - {WidthRule.OWN_WIDTH}))
 def test_narrow_widths_become_usable_and_the_full_one_stays(trained, criterion, width_rule):
     rule = AdoptionRule(
         WIDTHS, Budget(steps=200), criterion=criterion, width_rule=width_rule, batch_size=32
@@ -255,6 +255,12 @@ def test_narrow_widths_become_usable_and_the_full_one_stays(trained, criterion, 
     assert scores[Stage.ORDERED][1.0] == pytest.approx(scores[Stage.AS_IS][1.0], abs=0.01)
     assert found.steps == 200
     assert not found.unmovable
+
+
+def test_adoption_refuses_a_rule_that_trains_no_narrow_width():
+    rule = AdoptionRule(WIDTHS, Budget(steps=1), width_rule=WidthRule.OWN_WIDTH)
+    with pytest.raises(ValueError, match="own-width trains no narrow width"):
+        rule.training()
 
 
 def test_the_state_that_comes_back_is_the_one_that_was_scored(trained):

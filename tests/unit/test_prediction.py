@@ -48,6 +48,21 @@ def test_a_step_of_the_sandwich_rule_costs_all_the_widths_that_it_takes():
     assert training_cost(COSTS, 0.25, all_three).step_s == pytest.approx(0.1)
 
 
+def test_a_step_of_the_own_width_costs_that_width_and_needs_no_other_measurement():
+    own = replace(DROPOUT, rule=WidthRule.OWN_WIDTH)
+    assert training_cost(COSTS, 1.0, own).step_s == pytest.approx(1.1)
+    assert training_cost(COSTS[2:], 1.0, own).peak_bytes == 400 * MIB
+    assert training_cost(COSTS[:2], 1.0, own) is None
+
+
+def test_a_step_of_all_widths_costs_the_sum_of_those_inside():
+    every = replace(DROPOUT, rule=WidthRule.ALL_WIDTHS)
+    assert training_cost(COSTS, 1.0, every).step_s == pytest.approx(1.5)
+    assert training_cost(COSTS, 0.5, every).step_s == pytest.approx(0.4)
+    assert training_cost(COSTS, 0.5, every).peak_bytes == 250 * MIB
+    assert training_cost(COSTS[1:], 1.0, every) is None
+
+
 def test_weighted_draws_cost_by_how_often_each_width_is_drawn():
     wide = replace(DROPOUT, draw_weights=(1.0, 1.0, 2.0))
     assert training_cost(COSTS, 1.0, wide).step_s == pytest.approx((0.1 + 0.3 + 2.2) / 4)

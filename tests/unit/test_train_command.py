@@ -151,6 +151,7 @@ def test_the_report_says_what_was_done(train, tmp_path):
         "gradient_norm": 2.0,
         "proximal": 0.0,
         "masked_loss": False,
+        "scaler": False,
     }
     assert (report["model"], report["options"], report["seed"]) == ("cnn1d", OPTIONS, 7)
     data = report["data"]

@@ -117,7 +117,42 @@ def test_every_width_between_gets_its_turn_in_the_sandwich():
         assert drawn.count((1.0, middle, 0.25)) == pytest.approx(200, abs=60)
 
 
+@given(st.sampled_from((0.1, *GRID)), st.integers(0, 9))
+def test_with_its_own_width_a_device_trains_that_and_no_other(width, seed):
+    rule = replace(RULE, rule=WidthRule.OWN_WIDTH)
+    assert draws(rule, width, count=5, seed=seed) == [(width,)] * 5
+    assert WidthDraw(rule, width).frequencies() == {width: 1.0}
+    assert WidthDraw(rule, width).teacher == width
+
+
+def test_with_all_widths_each_step_takes_every_width_of_the_slice_the_widest_first():
+    rule = replace(RULE, rule=WidthRule.ALL_WIDTHS)
+    assert draws(rule, 0.75, count=3) == [(0.75, 0.5, 0.25)] * 3
+    assert draws(rule, 0.1, count=1) == [(0.1,)]
+    assert WidthDraw(rule, 0.75).frequencies() == {0.25: 1.0, 0.5: 1.0, 0.75: 1.0}
+
+
+@pytest.mark.parametrize("kind", list(WidthRule))
+@pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])
+def test_each_width_is_taken_as_often_as_the_rule_says_beforehand(kind, width):
+    rule = replace(RULE, rule=kind, random_widths=1)
+    drawn = [one for step in draws(rule, width, count=4000) for one in step]
+    expected = WidthDraw(rule, width).frequencies()
+    assert set(drawn) == set(expected)
+    for one, often in expected.items():
+        assert drawn.count(one) / 4000 == pytest.approx(often, abs=0.04)
+
+
 # --- the sandwich rule ----------------------------------------------------------------------------
+
+
+def test_a_step_of_all_widths_is_a_sandwich_with_all_between():
+    one = replace(RULE, rule=WidthRule.ALL_WIDTHS, steps=1, batch_size=64)
+    other = replace(SANDWICH, steps=1, batch_size=64)
+    (first, loss), (second, same) = run(rule=one), run(rule=other)
+    assert loss == pytest.approx(same)
+    for name in MLP.spec.parameters:
+        np.testing.assert_allclose(first[name], second[name], atol=1e-6)
 
 
 def test_a_sandwich_step_is_one_step_along_the_mean_of_the_slices_gradients():
