@@ -121,10 +121,14 @@ class _Timing:
             self.left = []
             return
         self._lost.add(width)
-        self.failures.append(str(error) if isinstance(error, OutOfMemory) else f"width {width:g}: {error}")
+        self.failures.append(
+            str(error) if isinstance(error, OutOfMemory) else f"width {width:g}: {error}"
+        )
         self.left = [one for one in self.left if one != width]
         if memory:
-            self._give_up([one for one in self.left if one > width], f"{width:g} needed too much memory")
+            self._give_up(
+                [one for one in self.left if one > width], f"{width:g} needed too much memory"
+            )
             return
         self._deaths += 1
         if self._deaths >= MOST_DEATHS:

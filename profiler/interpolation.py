@@ -22,9 +22,7 @@ def forecast_step(measured: Sequence[WidthCost], width: float) -> float:
     return float(last.step_s * (width / last.width) ** max(0.0, power))
 
 
-def completed(
-    measured: Sequence[WidthCost], widths: Collection[float]
-) -> tuple[WidthCost, ...]:
+def completed(measured: Sequence[WidthCost], widths: Collection[float]) -> tuple[WidthCost, ...]:
     """Return the measured costs and, in between, interpolated ones; ascending by width.
 
     Time follows a power of the width between two neighbours: on three of four networks this was

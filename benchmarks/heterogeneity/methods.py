@@ -58,7 +58,10 @@ NAMED = (
     Method(
         "fjord-kd",
         "the same with self-distillation",
-        {"weighting": "samples", **_training(distillation=1.0)},
+        {
+            "weighting": "samples",
+            **_training(rule="widest-and-drawn", distillation=1.0),
+        },
     ),
     Method("fedrolex", "Alam et al., NeurIPS 2022", _training(rule="own-width", window="rolling")),
     Method("sheterofl", "as in PracMHBench, 2025", _training(rule="all-widths")),

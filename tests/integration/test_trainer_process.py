@@ -287,7 +287,12 @@ def dying(at, by):
             [0.25],
             ["width 0.5: .*SIGILL", "width 0.75: .*SIGILL", "width 1: not tried"],
         ),
-        ([0.5], "SIGKILL", [0.25], ["width 0.5: .*memory", "width 0.75: not tried", "width 1: not"]),
+        (
+            [0.5],
+            "SIGKILL",
+            [0.25],
+            ["width 0.5: .*memory", "width 0.75: not tried", "width 1: not"],
+        ),
     ],
 )
 async def test_a_width_that_ends_the_process_costs_that_width_and_not_the_measured_ones(
