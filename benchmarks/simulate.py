@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=positive, default=10, help="that share them equally")
     parser.add_argument("--rounds", type=positive, default=5, help="at least 2")
     parser.add_argument("--crowd", type=int, default=1000, help="devices without work; 0 = none")
+    parser.add_argument("--crowd-only", action="store_true", help="leave the experiment out")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of Fashion-MNIST's .gz files")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder(), help="keeps Flower between runs"
@@ -92,6 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> Result:
     """Run the programs in turns, then the crowd."""
+    if arguments.crowd_only:
+        return _crowd_result(arguments)
     if arguments.rounds < 2:
         raise BenchmarkError("--rounds must be at least 2: the first one is no warm round")
     programs, missing = _programs(arguments.cache)
@@ -114,6 +117,20 @@ def measure(arguments: argparse.Namespace) -> Result:
     )
 
 
+def _crowd_result(arguments: argparse.Namespace) -> Result:
+    if arguments.crowd < 1:
+        raise BenchmarkError("--crowd-only needs devices: give --crowd a number from 1")
+    with tempfile.TemporaryDirectory(prefix="slimfleet-bench-") as place:
+        crowd = _crowd(arguments.crowd, Path(place))
+    return Result(
+        name="simulate",
+        summary="what a round of many devices costs the coordinator",
+        tables=tuple(_crowd_table(arguments.crowd, crowd)),
+        ratios=tuple(_ratios({}, arguments.crowd, crowd)),
+        notes=(CROWD_NOTE,),
+    )
+
+
 def _batches(samples: int) -> str:
     """Say in how many batches each program trains a client with so many samples."""
     steps = -(-samples // BATCH)
@@ -127,6 +144,10 @@ def _batches(samples: int) -> str:
     )
 
 
+CROWD_NOTE = (
+    "the coordinator of many devices keeps its journal as in a simulation, without waiting for"
+    " the medium; broker and devices are not counted, their messages are"
+)
 NOTES = (
     "all read the same images and shards and test the whole model on the test images each round",
     (
@@ -142,10 +163,7 @@ NOTES = (
         "the pool is tuned harder than a plain loop: channels-last layout, one thread a process,"
         " glibc keeps its pages; Flower runs as its manual says, and again with these settings"
     ),
-    (
-        "the coordinator of many devices keeps its journal as in a simulation, without waiting for"
-        " the medium; broker and devices are not counted, their messages are"
-    ),
+    CROWD_NOTE,
     "RSS of all processes is summed at one moment; pages that they share count for each",
 )
 

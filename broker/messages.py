@@ -102,13 +102,34 @@ class WidthCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         width: width multiplier.
         step_s: seconds of one training step, emulation included.
         peak_bytes: peak memory of training.
-        timed_steps: how many steps were timed.
+        timed_steps: how many steps were timed; 0 where it was interpolated.
+        interpolated: computed from the widths beside it, because the time to measure was over.
     """
 
     width: float
     step_s: float
     peak_bytes: int
     timed_steps: int = 3
+    interpolated: bool = False
+
+
+class InferenceCost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one ONNX file costs on a device with batch 1 and one thread; never emulated.
+
+    Attributes:
+        width: width multiplier of the file.
+        form: "float32" or "int8".
+        latency_s, latency_p95_s: median and 95th percentile of the seconds of one call.
+        load_s: seconds until the file answers for the first time.
+        size: bytes of the file.
+    """
+
+    width: float
+    form: str
+    latency_s: float
+    latency_p95_s: float
+    load_s: float
+    size: int
 
 
 class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -134,6 +155,10 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
             or ""; power: "mains", "battery" or ""; disk_free: bytes. All of when the profile was
             made.
         emulated: name of the emulated machine, or "".
+        round_trip_s: seconds from a small message to the broker's acknowledgement; 0 = unknown.
+        clock_offset_s: the device's clock less the server's, or nil; shown, never decided on.
+        inference: one entry per ONNX file that was measured.
+        inference_failures: one line per file that could not be, or why there are none.
     """
 
     schema: int = 1
@@ -162,6 +187,10 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
     power: str = ""
     disk_free: int = 0
     emulated: str = ""
+    round_trip_s: float = 0.0
+    clock_offset_s: float | None = None
+    inference: tuple[InferenceCost, ...] = ()
+    inference_failures: tuple[str, ...] = ()
 
 
 class Stage(StrEnum):
@@ -298,6 +327,7 @@ class Report(Message, frozen=True, kw_only=True, omit_defaults=True):
         code: machine-readable reason of a refusal.
         detail: one line for people.
         latency_p50_s, latency_p95_s: of one inference with batch 1.
+        load_s: seconds from the file to its first answer, 0 = not measured.
         mean_confidence: over the evaluated samples.
         evaluations: scores on data that the device holds.
     """
@@ -313,6 +343,7 @@ class Report(Message, frozen=True, kw_only=True, omit_defaults=True):
     latency_p95_s: float = 0.0
     mean_confidence: float = 0.0
     evaluations: tuple[Evaluation, ...] = ()
+    load_s: float = 0.0
 
 
 class Telemetry(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -60,14 +60,20 @@ def evolve(state: Campaign, event: e.AnyEvent, at: float) -> Campaign:
 
 
 def _device(state: Campaign, device: str, **changes: Any) -> Campaign:
-    known = state.devices.get(device, Device(device))
-    return replace(state, devices={**state.devices, device: replace(known, **changes)})
+    return replace(state, devices=_devices(state, device, **changes))
 
 
-def _task(state: Campaign, device: str, **changes: Any) -> Campaign:
+def _devices(state: Campaign, device: str, **changes: Any) -> dict[str, Device]:
+    """Return the devices of a campaign with changes to one of them."""
+    known = state.devices.get(device) or Device(device)
+    return {**state.devices, device: replace(known, **changes)}
+
+
+def _round(state: Campaign, device: str, **changes: Any) -> Round | None:
+    """Return the round of a campaign with changes to the task of one device, if it has any."""
     current = state.round
     if current is None or device not in current.tasks:
-        return state
+        return current
     known = current.tasks[device]
     task = replace(known, **changes)
     waiting = current.waiting
@@ -75,8 +81,7 @@ def _task(state: Campaign, device: str, **changes: Any) -> Campaign:
         waiting = {**waiting, task.task.width: waiting[task.task.width] - 1}
     arrived = current.arrived + bool(task.update and not known.update)
     tasks = {**current.tasks, device: task}
-    changed = replace(current, tasks=tasks, waiting=waiting, arrived=arrived)
-    return replace(state, round=changed)
+    return replace(current, tasks=tasks, waiting=waiting, arrived=arrived)
 
 
 def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> Campaign:
@@ -169,13 +174,13 @@ def _round_opened(state: Campaign, event: e.RoundOpened, at: float) -> Campaign:
 
 
 def _progressed(state: Campaign, event: e.TaskProgressed, at: float) -> Campaign:
-    return _task(state, event.device, stage=event.stage)
+    return replace(state, round=_round(state, event.device, stage=event.stage))
 
 
 def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
     known = state.devices[event.device]
     receipt = ReceiptRecord(event.round, event.blob, Verdict.ACCEPTED)
-    state = _device(
+    devices = _devices(
         state,
         event.device,
         receipt=receipt,
@@ -183,7 +188,8 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
         observed_s=(*known.observed_s, event.round_s),
         pace=_pace(state, known, event.round_s),
     )
-    return _task(state, event.device, update=event, stage=Stage.UPLOADED)
+    current = _round(state, event.device, update=event, stage=Stage.UPLOADED)
+    return replace(state, devices=devices, round=current)
 
 
 def _pace(state: Campaign, device: Device, observed_s: float) -> float:
@@ -200,13 +206,14 @@ def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
 
 
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
+    current = _round(state, event.device, dropped=event.reason)
     if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
-        return _task(state, event.device, dropped=event.reason)
+        return replace(state, round=current)
     known = state.devices[event.device]
     pace = known.pace
     if event.reason is DropReason.LATE and state.round:
         pace = _pace(state, known, state.round.opened.budget_s)
-    state = _device(
+    devices = _devices(
         state,
         event.device,
         pace=pace,
@@ -214,23 +221,25 @@ def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
         last_drop=f"round {event.round}: {event.reason}"
         + (f" ({event.detail})" if event.detail else ""),
     )
-    return _task(state, event.device, dropped=event.reason)
+    return replace(state, devices=devices, round=current)
 
 
 def _round_closed(state: Campaign, event: e.RoundClosed, at: float) -> Campaign:
     current = state.round
     assert current is not None
     # What is only assessed enters no model: it is no round taken.
-    for device in () if current.opened.assessment else event.aggregated:
-        state = _device(
-            state,
-            device,
+    taken = {
+        device: replace(
+            state.devices[device],
             rounds_taken=state.devices[device].rounds_taken + 1,
             trained_width=current.tasks[device].task.width,
         )
+        for device in (() if current.opened.assessment else event.aggregated)
+    }
     missed = not event.aggregated
     return replace(
         state,
+        devices={**state.devices, **taken},
         round=replace(current, closed=event),
         phase=Phase.GATHERING if missed else Phase.SCORING,
         since=at,

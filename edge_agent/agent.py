@@ -42,7 +42,13 @@ from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
-from profiler.profile import Benchmark, Condition, MachineFacts, describe
+from profiler.profile import (
+    Benchmark,
+    Condition,
+    InferenceFindings,
+    MachineFacts,
+    describe,
+)
 from slimmable.update_codec import form_of
 
 log = logging.getLogger(__name__)
@@ -74,6 +80,15 @@ class TrainerHandle(Protocol):
 
     async def close(self) -> None:
         """End the process."""
+
+
+class InferenceMeter(Protocol):
+    """What the agent needs of `slimfleet.inference_profile.InferenceProfiler`."""
+
+    async def measure(
+        self, model: str, options: dict[str, Any], widths: tuple[float, ...], spec_hash: str
+    ) -> InferenceFindings:
+        """Time ONNX files; never raises for what a file does."""
 
 
 class InstallerHandle(Protocol):
@@ -126,6 +141,7 @@ class Equipment:
     Attributes:
         trainer: None on a device that only infers.
         condition: reads the state that the machine is in.
+        inference: measures what inference costs; None = that is not measured.
     """
 
     link: Link
@@ -138,6 +154,7 @@ class Equipment:
     trainer: TrainerHandle | None = None
     telemetry_s: float = 60.0
     condition: Callable[[], Condition] = Condition
+    inference: InferenceMeter | None = None
 
 
 def last_will(fleet: str, device: str, session: int) -> Will:
@@ -222,7 +239,7 @@ class Agent:
         if not self._latest.admit(message.topic, decoded):
             return
         if isinstance(topic, DownTopic | ServerTopic):
-            self._handle(i.ServerSaid(decoded))  # type: ignore[arg-type]
+            self._handle(i.ServerSaid(decoded, live=not message.retained))  # type: ignore[arg-type]
 
     def _handle(self, given: i.SessionInput) -> None:
         self._do(self._session.handle(given, self._gear.clock()))
@@ -233,6 +250,13 @@ class Agent:
         if self._ending:
             raise LinkError(f"{self._id.device} is ending: nothing is said after the goodbye")
         await self._publish(message)
+
+    async def _say_in_passing(self, message: m.Message) -> None:
+        """Say something small, and note how long the broker took to acknowledge it."""
+        now = asyncio.get_running_loop().time
+        started = now()
+        await self._say(message)
+        self._handle(i.Acknowledged(now() - started))
 
     async def _publish(self, message: m.Message) -> None:
         self._seq += 1
@@ -249,7 +273,7 @@ class Agent:
 
     async def _born(self) -> None:
         running = self._gear.installer.installed().report
-        await self._say(
+        await self._say_in_passing(
             m.Birth(
                 status=m.LinkStatus.ONLINE,
                 agent=self._id.version,
@@ -270,7 +294,7 @@ class Agent:
             silent_s += step_s
             if silent_s >= self._session.heartbeat_s:
                 silent_s = 0.0
-                await self._say(m.Alive(busy=self._session.busy))
+                await self._say_in_passing(m.Alive(busy=self._session.busy))
 
     async def _ticks(self) -> None:
         while True:
@@ -335,12 +359,18 @@ class Agent:
                 reason = "" if benchmark.costs else "; ".join(benchmark.failures)
             except TrainingFailed as error:
                 reason = str(error)
+        inference = None
+        if self._gear.inference:
+            inference = await self._gear.inference.measure(
+                server.model, server.options, server.widths, server.spec_hash
+            )
         return to_message(
             describe(
                 facts,
                 benchmark,
                 reason=reason,
                 condition=self._gear.condition(),
+                inference=inference,
                 memory_budget=self._id.memory_budget,
                 link_bytes_per_s=self._id.link_bytes_per_s,
                 emulated=self._id.emulated,

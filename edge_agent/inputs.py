@@ -8,9 +8,20 @@ from slimmable.update_codec import UpdateEncoding
 
 @dataclass(frozen=True)
 class ServerSaid:
-    """A message on one of the device's down channels or on ``srv/state``; None = cleared."""
+    """A message on one of the device's down channels or on ``srv/state``; None = cleared.
+
+    ``live`` says that it was sent just now, not kept by the broker from before.
+    """
 
     message: m.ServerState | m.Task | m.Receipt | m.Standing | m.DeploymentOrder | None
+    live: bool = False
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The broker has a small message; it and its acknowledgement took so many seconds."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class Tick:
 
 SessionInput = (
     ServerSaid
+    | Acknowledged
     | ProfileMade
     | WeightsArrived
     | TaskBroke

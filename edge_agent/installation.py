@@ -167,6 +167,7 @@ class ModelInstaller:
         try:
             await asyncio.to_thread(self._reload)
             report = await asyncio.to_thread(self._measure, counter)
+            report = msgspec.structs.replace(report, load_s=probed.load_s)
         except (InferenceError, SamplesError) as error:
             await asyncio.to_thread(self._revert, str(error))
             return self._failed(counter, m.InstallState.FAILED, "inference", str(error))

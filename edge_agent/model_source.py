@@ -88,9 +88,9 @@ class ModelSource:
         if not watched:
             return None
         if watched[0].endswith(SUFFIX):
-            return _read_manifest(watched[1]), watched[0]
+            return read_manifest(watched[1]), watched[0]
         if not watched[0].endswith(STATE_FILE):
-            files = ", ".join(name + SUFFIX for name in _exported(self.place))
+            files = ", ".join(name + SUFFIX for name in exported_names(self.place))
             raise ModelFileError(f"{self.place} holds several models, name one: {files}")
         current = read_current(os.path.dirname(watched[0]))
         return None if current is None else (current.manifest, current.file)
@@ -106,7 +106,7 @@ class ModelSource:
             state = os.path.join(folder, STATE_FILE)
             if os.path.exists(state):
                 return (state,)
-        exported = _exported(self.place)
+        exported = exported_names(self.place)
         if len(exported) > 1:
             return (self.place,)
         return tuple(
@@ -121,7 +121,7 @@ def is_settled(mark: Mark) -> bool:
     return time.time_ns() - max(mark[::3], default=0) > _SETTLED_AFTER_NS
 
 
-def _exported(folder: str) -> list[str]:
+def exported_names(folder: str) -> list[str]:
     """Return the names, without suffix, of the exported models in a folder."""
     try:
         names = os.listdir(folder)
@@ -139,7 +139,13 @@ def _manifest_beside(file: str) -> str:
     return os.path.join(os.path.dirname(file), MANIFEST_FILE)
 
 
-def _read_manifest(path: str) -> ModelManifest:
+def read_manifest(path: str) -> ModelManifest:
+    """Return what a manifest file says: MessagePack on a device, JSON beside an exported file.
+
+    Raises:
+        OSError: it cannot be read.
+        DecodeError: it is no manifest.
+    """
     data = read_file(path)
     decode = decode_document if path.endswith(MANIFEST_SUFFIX) else decode_struct
     return decode(data, ModelManifest)

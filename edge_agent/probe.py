@@ -24,6 +24,7 @@ import numpy as np
 
 PROBE_TIMEOUT_S = 60.0
 TIMED_CALLS = 5
+LONGEST_TIMING_S = 2.0  # for the calls beyond those: a slow device answers a few, and that will do
 PROBED_SAMPLES = 2
 
 # onnx.helper.make_model of x -> MatMul(x, w) -> Relu -> y at opset 13 and IR 8, w = arange(64) as
@@ -91,6 +92,8 @@ class ProbeResult:
         code: machine-readable reason where not ok: "illegal-instruction", "crashed", "killed",
             "timeout", "unreadable", "wrong-output", "no-answer".
         runtime: version of onnxruntime, "" where it could not be imported.
+        latency_p95_s: 95th percentile of the same calls.
+        load_s: seconds from the file to its first answer, without importing the runtime.
     """
 
     ok: bool
@@ -98,6 +101,8 @@ class ProbeResult:
     detail: str
     code: str = ""
     runtime: str = ""
+    latency_p95_s: float = 0.0
+    load_s: float = 0.0
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -108,6 +113,8 @@ class _Answer(msgspec.Struct, frozen=True):
     latency_s: float = 0.0
     code: str = ""
     runtime: str = ""
+    latency_p95_s: float = 0.0
+    load_s: float = 0.0
 
 
 async def probe(
@@ -116,16 +123,18 @@ async def probe(
     *,
     timeout_s: float = PROBE_TIMEOUT_S,
     command: Sequence[str] | None = None,
+    calls: int = TIMED_CALLS,
 ) -> ProbeResult:
     """Try a model in a child process; never raises for what the model does.
 
     Args:
         model: the ONNX file.
-        manifest: its manifest file.
+        manifest: its manifest file, as a device or as an exporter keeps it.
         timeout_s: after this the child is killed.
         command: what to run instead of this module, for tests.
+        calls: how many to time; fewer on a slow device, `TIMED_CALLS` at least.
     """
-    argv = command or _child(str(model), str(manifest))
+    argv = command or _child("--calls", str(calls), str(model), str(manifest))
     return await _run(argv, f"model {model}", timeout_s)
 
 
@@ -196,24 +205,26 @@ def _judge(what: str, status: int, printed: bytes, complaints: bytes) -> ProbeRe
             f" ({last[0][:200]}); run `python -m edge_agent.probe` by hand to see why"
         )
         return ProbeResult(ok=False, latency_s=0.0, detail=detail, code="no-answer")
-    return ProbeResult(answer.ok, answer.latency_s, answer.detail, answer.code, answer.runtime)
+    return ProbeResult(**msgspec.structs.asdict(answer))
 
 
 # --- the child ----------------------------------------------------------------------------------
 
 
-def _try_model(model: Path, manifest_file: Path) -> _Answer:
+def _try_model(model: Path, manifest_file: Path, calls: int) -> _Answer:
     import onnxruntime
 
-    from broker.decoding import decode_struct
     from broker.errors import BrokerError
-    from broker.manifest import ModelManifest
+    from edge_agent.model_source import read_manifest
     from edge_agent.runtime import InferenceError, load_model
 
     version = onnxruntime.__version__
     try:
-        manifest = decode_struct(manifest_file.read_bytes(), ModelManifest)
+        manifest = read_manifest(str(manifest_file))
+        started = time.perf_counter()
         loaded = load_model(model, manifest)
+        loaded.outputs(loaded.zeros())
+        load_s = time.perf_counter() - started
         generator = np.random.default_rng(0)
         feed = loaded.zeros(PROBED_SAMPLES)  # of whole numbers only 0 is valid in any table
         for name, array in feed.items():
@@ -221,8 +232,10 @@ def _try_model(model: Path, manifest_file: Path) -> _Answer:
                 feed[name] = generator.standard_normal(array.shape).astype(array.dtype)
         one = {name: array[:1] for name, array in feed.items()}
         outputs = loaded.outputs(feed)
-        seconds = []
-        for _ in range(TIMED_CALLS):
+        seconds: list[float] = []
+        while len(seconds) < calls and (
+            len(seconds) < TIMED_CALLS or sum(seconds) < LONGEST_TIMING_S
+        ):
             started = time.perf_counter()
             loaded.outputs(one)
             seconds.append(time.perf_counter() - started)
@@ -233,9 +246,16 @@ def _try_model(model: Path, manifest_file: Path) -> _Answer:
     if wrong:
         detail = f"{name} {wrong}; the release is faulty, build it again"
         return _Answer(ok=False, detail=detail, code="wrong-output", runtime=version)
-    latency = float(np.median(seconds))
+    latency, p95 = (float(value) for value in np.quantile(seconds, (0.5, 0.95)))
     detail = f"{name} answers in {1000 * latency:.2f} ms with onnxruntime {version}"
-    return _Answer(ok=True, detail=detail, latency_s=latency, runtime=version)
+    return _Answer(
+        ok=True,
+        detail=detail,
+        latency_s=latency,
+        runtime=version,
+        latency_p95_s=p95,
+        load_s=load_s,
+    )
 
 
 def _wrong_output(outputs: np.ndarray, samples: int, classes: int) -> str:
@@ -275,11 +295,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--runtime", action="store_true", help="try the runtime, without a model")
     parser.add_argument("model", nargs="?", type=Path, help="the ONNX file")
-    parser.add_argument("manifest", nargs="?", type=Path, help="its manifest.msgpack")
+    parser.add_argument("manifest", nargs="?", type=Path, help="its manifest")
+    parser.add_argument("--calls", type=int, default=TIMED_CALLS, help="how many to time")
     chosen = parser.parse_args(arguments)
     if not chosen.runtime and chosen.manifest is None:
         parser.error("give a model and its manifest, or --runtime")
-    answer = _try_runtime() if chosen.runtime else _try_model(chosen.model, chosen.manifest)
+    answer = (
+        _try_runtime()
+        if chosen.runtime
+        else _try_model(chosen.model, chosen.manifest, chosen.calls)
+    )
     sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
 
 

@@ -30,7 +30,9 @@ from edge_agent.actions import (
     SettleUpdate,
     Train,
 )
+from edge_agent.clock_meter import ClockMeter
 from edge_agent.inputs import (
+    Acknowledged,
     InstallDone,
     ProfileMade,
     ServerSaid,
@@ -43,6 +45,8 @@ from edge_agent.inputs import (
     WeightsArrived,
 )
 from edge_agent.link_meter import LinkMeter
+from edge_agent.load_watch import LoadWatch
+from edge_agent.profile_message import expected_training_s
 
 RETRY_S = 60.0
 # `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
@@ -116,6 +120,8 @@ class AgentSession:
         self._server: m.ServerState | None = None
         self._profile: m.Profile | None = None
         self._meter = LinkMeter()
+        self._clocks = ClockMeter()
+        self._load = LoadWatch()
         self._profiling = False
         self._work: Work | None = None
         self._waiting: m.Task | None = None
@@ -176,8 +182,13 @@ class AgentSession:
     def handle(self, given: SessionInput, now: float) -> list[Action]:
         """Return what to do about an input at device time ``now`` (seconds, UTC)."""
         match given:
-            case ServerSaid(message):
-                return self._heard(message, now)
+            case ServerSaid(message, live):
+                if live and message is not None:
+                    self._clocks = self._clocks.heard(message.sent_at, now)
+                return [*self._heard(message, now), *self._news()]
+            case Acknowledged(seconds):
+                self._clocks = self._clocks.acknowledged(seconds)
+                return self._news()
             case ProfileMade(profile):
                 return self._profiled(profile, now)
             case WeightsArrived():
@@ -247,9 +258,8 @@ class AgentSession:
 
     def _profiled(self, profile: m.Profile, now: float) -> list[Action]:
         self._profiling = False
-        if not profile.emulated and self._meter.rate:
-            profile = msgspec.structs.replace(profile, link_bytes_per_s=self._meter.rate)
-        self._profile = profile
+        self._load = LoadWatch()
+        self._profile = profile = self._with_link(profile)
         actions: list[Action] = [Say(profile)]
         if self._server and profile.can_train and not self._profile_fits(self._server):
             self._profiling = True
@@ -284,16 +294,26 @@ class AgentSession:
             FetchWeights(task, task.budget_s),
         ]
 
-    def _measured(self, given: WeightsArrived) -> list[Action]:
-        """Tell the server how fast the link is, where that is news."""
+    def _with_link(self, profile: m.Profile) -> m.Profile:
+        """Return a profile with what link and clocks are like; an emulated one has its own."""
+        if profile.emulated:
+            return profile
+        return msgspec.structs.replace(
+            profile,
+            link_bytes_per_s=self._meter.rate or profile.link_bytes_per_s,
+            round_trip_s=self._clocks.round_trip_s,
+            clock_offset_s=self._clocks.offset_s,
+        )
+
+    def _news(self) -> list[Action]:
+        """Tell the server how fast the link is and how far the clock off, where that is news."""
         profile = self._profile
         if profile is None or profile.emulated:
             return []
-        self._meter = self._meter.after(given.downloaded_bytes, given.download_s)
-        if not self._meter.worth_telling(profile.link_bytes_per_s):
+        rate = self._meter.worth_telling(profile.link_bytes_per_s)
+        if not rate and not self._clocks.worth_telling(profile.clock_offset_s):
             return []
-        rate = self._meter.rate
-        self._profile = msgspec.structs.replace(profile, link_bytes_per_s=rate)
+        self._profile = self._with_link(profile)
         return [Say(self._profile)]
 
     def _decline(self, round_: int, why: str) -> m.Progress:
@@ -321,8 +341,9 @@ class AgentSession:
         self._work = replace(
             work, downloaded_bytes=given.downloaded_bytes, download_s=given.download_s
         )
+        self._meter = self._meter.after(given.downloaded_bytes, given.download_s)
         return [
-            *self._measured(given),
+            *self._news(),
             Say(
                 m.Progress(
                     round=given.round,
@@ -349,8 +370,20 @@ class AgentSession:
                 given.train_s,
                 given.evaluations,
                 given.upload,
-            )
+            ),
+            *self._watch_load(work.task, given),
         ]
+
+    def _watch_load(self, task: m.Task, given: TrainingDone) -> list[Action]:
+        """Measure the device anew where its trainings take another time than they did."""
+        if self._profile is None or task.evaluate:  # measuring the weights takes time too
+            return []
+        expected = expected_training_s(self._profile, task, given.steps)
+        self._load = self._load.after(expected, given.train_s)
+        if not self._load.changed or self._profiling or self._server is None:
+            return []
+        self._profiling = True
+        return [MakeProfile(self._server)]
 
     def _kept(self, update: m.Update) -> list[Action]:
         if self._work and self._work.task.round == update.round:

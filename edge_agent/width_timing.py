@@ -88,6 +88,7 @@ class _Timing:
         self._costs: dict[float, WidthCost] = {}
         self._deaths = 0
         self._lost: set[float] = set()
+        self._passing = False
         self.left = sorted(set(command.widths))
         self.failures: list[str] = []
 
@@ -113,7 +114,10 @@ class _Timing:
             TrainingFailed: nothing was measured, and it is not about one width.
         """
         died = isinstance(error, ProcessDied)
-        memory = isinstance(error, OutOfMemory) or (died and error.by_memory)
+        killed = isinstance(error, ProcessDied) and error.by_memory
+        memory = isinstance(error, OutOfMemory) or killed
+        # Our own budget of memory and an illegal instruction will say the same the next time.
+        self._passing |= killed or not (memory or died)
         if not width or not (memory or died):
             if not self._costs and not self.failures and not isinstance(error, OutOfMemory):
                 raise error
@@ -150,4 +154,5 @@ class _Timing:
             costs=completed(list(self._costs.values()), wanted),
             failures=tuple(self.failures),
             baseline_bytes=loaded.resident_bytes,
+            passing=self._passing,
         )

@@ -2,8 +2,6 @@
 
 import argparse
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ from exporter.export_data import read_inputs, read_labelled
 from exporter.out_folder import INDEX_FILE, check_free, publish
 from exporter.report import ExportReport, csv_text, index_document
 from exporter.run_weights import RunError, RunWeights, read_run
+from journal.user_cache import user_cache_folder
 from slimmable.model import SlimmableModel
 from slimmable.model_source import (
     DEFAULT_WIDTHS,
@@ -93,14 +92,7 @@ def check(arguments: argparse.Namespace) -> "tuple[Check, ...]":
 
 def templates_folder() -> Path:
     """Return where traced graphs are kept: in the user's folder for what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and Path(base).is_absolute():
-        folder = Path(base)
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Caches"
-    else:
-        folder = Path.home() / ".cache"
-    return folder / "slimfleet" / "templates"
+    return user_cache_folder() / "templates"
 
 
 def _order(arguments: argparse.Namespace) -> "ExportOrder":

@@ -33,6 +33,10 @@ from slimmable.training import Training, TrainingRule, loss_function
 WARM_UP_STEPS = 2  # the first steps load kernels and fill the allocator
 TIMED_STEPS = 3
 LEAST_STEPS = 2  # one warms up, one is timed
+# Beside other work, a step of milliseconds either meets it or does not. So on a real machine steps
+# are timed for so long, or so many of them; a round takes their sum, so their mean predicts it.
+TIMED_S = 0.4
+MOST_STEPS = 100
 FLOAT_BYTES = 4
 
 
@@ -162,16 +166,14 @@ class _Allowance:
     def begin(self) -> None:
         self._begun = self._clock()
 
-    def steps(self) -> int:
-        """Return how many steps to do in all, after the first one."""
-        took = self._clock() - self._begun
-        left = self._end - self._clock()
-        most = WARM_UP_STEPS + TIMED_STEPS
-        fits = 1 + left / took if took > 0 else most
-        return int(min(most, max(LEAST_STEPS, fits)))
+    def steps(self, done: int) -> int:
+        """Return how many more steps fit, as long as those that are done."""
+        now = self._clock()
+        took = (now - self._begun) / done
+        return int(min((self._end - now) / took, MOST_STEPS)) if took > 0 else MOST_STEPS
 
     def learn(self, cost: WidthCost) -> None:
-        passed = (self._clock() - self._begun) / (cost.timed_steps + WARM_UP_STEPS)
+        passed = (self._clock() - self._begun) / (WARM_UP_STEPS + cost.timed_steps)
         self._known.append(replace(cost, step_s=max(passed, 1e-9)))
 
 
@@ -234,24 +236,33 @@ def _time_width(
         widths=(width,),
     )
     durations: list[float] = []
-    enough = rule.steps
+    rest = rule.steps
     allowance.begin()
     with torch.random.fork_rng(devices=[]):
         started = clock()
         training = Training(model, state, width, samples, rule, np.random.default_rng(0))
-        while len(durations) < enough:
+        while rest > 0:
             training.step()
             durations.append(clock() - started)
             meter.observe()
             hooks.after_step()
-            if len(durations) == 1:
-                enough = allowance.steps()
+            rest = _more_steps(durations, allowance, real=settings.factor is None)
             started = clock()
         encode_state(training.state())
     timed = durations[min(WARM_UP_STEPS, len(durations) - 1) :]
+    average = statistics.mean if settings.factor is None else statistics.median
     return WidthCost(
         width=width,
-        step_s=statistics.median(timed) * (settings.factor or 1.0),
+        step_s=average(timed) * (settings.factor or 1.0),
         peak_bytes=meter.peak(),
         timed_steps=len(timed),
     )
+
+
+def _more_steps(durations: Sequence[float], allowance: _Allowance, *, real: bool) -> int:
+    """Return how many steps are still to be done: of their number, and of their duration."""
+    done = len(durations)
+    wanted = WARM_UP_STEPS + TIMED_STEPS
+    if real and done >= wanted and sum(durations[WARM_UP_STEPS:]) < TIMED_S:
+        wanted = WARM_UP_STEPS + MOST_STEPS
+    return min(wanted - done, max(LEAST_STEPS - done, allowance.steps(done)))

@@ -120,6 +120,7 @@ class Benchmark:
         costs: one entry per width that fitted, ascending; some may be interpolated.
         failures: one line per width that did not.
         baseline_bytes: resident memory of the training process before the first step.
+        passing: some failure may not happen again: the machine was short of memory or of time.
     """
 
     model: str
@@ -129,6 +130,7 @@ class Benchmark:
     costs: tuple[WidthCost, ...] = ()
     failures: tuple[str, ...] = ()
     baseline_bytes: int = 0
+    passing: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,26 @@ from broker.mqtt import MqttLink
 from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
+from edge_agent.profile_cache import ProfileCache
+from edge_agent.remembering_trainer import RememberingTrainer
 from edge_agent.session import AgentSession
 from edge_agent.slots import ModelSlots
-from edge_agent.stored_model import SLOTS_FOLDER
+from edge_agent.stored_model import SLOTS_FOLDER, read_current
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
 from journal.disk import make_folder, write_atomically
 from profiler.condition import read_condition
 from profiler.emulation import EmulatedMachine, EmulationError, find_machine
 from profiler.facts import gather_facts, training_budget
+from profiler.profile import MachineFacts
 from slimfleet import __version__
 from slimfleet.config import AgentConfig, ConfigError
+from slimfleet.inference_profile import InferenceProfiler, TrialSamples
 from slimfleet.stopping import stop_on_signal
 
 log = logging.getLogger(__name__)
+
+PROFILES_FOLDER = "profiles"
 
 
 async def run_agent(config: AgentConfig, base: Path) -> None:
@@ -47,7 +53,11 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         raise ConfigError(f"demo.emulate: {error}") from error
     facts = gather_facts()
     budget = _memory_budget(config, machine, training_budget(facts))
+    cache = ProfileCache(folder / PROFILES_FOLDER)
     trainer, obstacle = _trainer(config, base, machine, budget)
+    remembering = trainer and RememberingTrainer(
+        trainer, cache, facts, memory_budget=budget, emulated=machine.name
+    )
     outbox = Outbox(folder / "outbox")
     installer = ModelInstaller(
         ModelSlots(folder / SLOTS_FOLDER),
@@ -95,9 +105,10 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
             facts=facts,
             folder=folder,
             clock=time.time,
-            trainer=trainer,
+            trainer=remembering,
             telemetry_s=config.infer.telemetry_s,
             condition=partial(read_condition, folder),
+            inference=_inference(config, base, facts, cache),
         ),
     )
     if machine.emulates:
@@ -131,8 +142,31 @@ def _trainer(
         reader_options=config.train.reader_options,
         memory_budget=budget,
         factor=machine.factor if machine.emulates else None,
+        profile_s=config.train.profile_s,
     )
     return TrainerProcess(settings), ""
+
+
+def _inference(
+    config: AgentConfig, base: Path, facts: MachineFacts, cache: ProfileCache
+) -> InferenceProfiler | None:
+    if config.demo.emulate:  # it would be that of the machine underneath
+        return None
+    return InferenceProfiler(
+        facts,
+        cache=cache,
+        samples=samples_of(config, base),
+        installed=partial(read_current, base / config.folder / SLOTS_FOLDER),
+        export=config.infer.profile == "all",
+    )
+
+
+def samples_of(config: AgentConfig, base: Path) -> TrialSamples | None:
+    """Return where the device's samples are, None where it has none to train on."""
+    train = config.train
+    if train is None:
+        return None
+    return TrialSamples(base / train.data, train.reader, train.reader_options)
 
 
 def _verifier(config: AgentConfig) -> Verifier:

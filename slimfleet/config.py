@@ -104,12 +104,14 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         data: the device's own samples; they never leave it.
         reader, reader_options: how to read them.
         memory_mb: most memory that training may use; 0 = a share of what is free.
+        profile_s: seconds that timing the widths may take, 0 = no limit; some are interpolated.
     """
 
     data: str
     reader: str = "npz"
     reader_options: dict[str, Any] = {}
     memory_mb: int = 0
+    profile_s: float = 60.0
 
 
 class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +122,8 @@ class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         reader, reader_options: how to read them.
         threads: of ONNX Runtime.
         telemetry_s: how often inference is summarised.
+        profile: what a profile measures of inference: the model that was "sent", or "all" widths,
+            exported here for it.
     """
 
     evaluations: dict[str, str] = {}
@@ -127,6 +131,7 @@ class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reader_options: dict[str, Any] = {}
     threads: int = 1
     telemetry_s: float = 60.0
+    profile: Literal["sent", "all"] = "sent"
 
 
 class DemoSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,6 +265,8 @@ def _check_numbers(config: AgentConfig) -> None:
         raise SettingsError(f"infer.telemetry_s = {config.infer.telemetry_s} must be above 0")
     if config.train and config.train.memory_mb < 0:
         raise SettingsError(f"train.memory_mb = {config.train.memory_mb} must not be below 0")
+    if config.train and not 0 <= config.train.profile_s < math.inf:
+        raise SettingsError(f"train.profile_s = {config.train.profile_s} must not be below 0")
     if not 0 <= config.demo.noise < math.inf:
         raise SettingsError(f"demo.noise = {config.demo.noise} must not be below 0")
 

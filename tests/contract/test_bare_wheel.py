@@ -95,7 +95,7 @@ def test_the_wheel_carries_both_licences_and_its_extras_only_add(wheel):
 
     assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause"
     assert metadata.get_all("License-File") == ["LICENSE", "NOTICE", "slimfleet/watch/NOTICE.md"]
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "server", "monitor"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "profile", "server", "monitor"}
 
 
 @pytest.mark.slow

@@ -116,6 +116,15 @@ async def test_messages_of_one_sender_keep_their_order(party):
     assert [message.payload for message in server.messages] == numbers
 
 
+async def test_posted_messages_travel_in_their_order_before_any_is_waited_for(party):
+    server = await party.join(SERVER, f"{UP_1}/posted")
+    device = await party.join(CAM_1)
+    posted = [device.link.post(f"{UP_1}/posted", bytes([number])) for number in range(50)]
+    await server.until(lambda inbox: len(inbox.messages) >= len(posted))
+    assert [message.payload for message in server.messages] == [bytes([n]) for n in range(50)]
+    await asyncio.gather(*posted)
+
+
 async def test_a_message_over_the_limit_is_refused_before_it_is_sent(party):
     server = await party.join(SERVER, f"{UP_1}/big")
     device = await party.join(CAM_1)

@@ -1,4 +1,4 @@
-"""Networks whose building ends the process at some widths, as a wheel for another processor does."""
+"""Networks that end the process at some widths, as a wheel for another processor does."""
 
 import os
 import signal

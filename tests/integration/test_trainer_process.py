@@ -278,25 +278,33 @@ def dying(at, by):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
-    ("at", "by", "measured", "said"),
+    ("at", "by", "measured", "said", "starts"),
     [
-        ([0.5], "SIGILL", [0.25, 0.75, 1.0], ["width 0.5: .*illegal instruction: this build of"]),
+        (
+            [0.5],
+            "SIGILL",
+            [0.25, 0.75, 1.0],
+            ["width 0.5: .*illegal instruction: this"],
+            2,
+        ),
         (
             [0.5, 0.75],
             "SIGILL",
             [0.25],
             ["width 0.5: .*SIGILL", "width 0.75: .*SIGILL", "width 1: not tried"],
+            2,
         ),
         (
             [0.5],
             "SIGKILL",
             [0.25],
-            ["width 0.5: .*memory", "width 0.75: not tried", "width 1: not"],
+            ["width 0.5: .*memory", "width 0.75: not tried", "width 1: not tried"],
+            1,
         ),
     ],
 )
 async def test_a_width_that_ends_the_process_costs_that_width_and_not_the_measured_ones(
-    data, at, by, measured, said
+    data, at, by, measured, said, starts
 ):
     async with trainer(data) as process:
         benchmark = await process.profile(*dying(at, by), (0.25, 0.5, 0.75, 1.0), batch_size=16)
@@ -304,7 +312,8 @@ async def test_a_width_that_ends_the_process_costs_that_width_and_not_the_measur
         assert len(benchmark.failures) == len(said)
         for line, pattern in zip(benchmark.failures, said, strict=True):
             assert re.match(pattern, line)
-        assert process.starts == min(len(at), 2) + (len(at) == 1 and by == "SIGILL")
+        assert process.starts == starts
+        assert benchmark.passing == (by == "SIGKILL")
         assert benchmark.samples == 96
         assert not any(cost.interpolated for cost in benchmark.costs)
 

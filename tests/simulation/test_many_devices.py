@@ -11,6 +11,7 @@ from broker.topics import ServerTells, ServerTopic
 from coordinator.notices import Notices
 from coordinator.publications import publications
 from journal.platform import unflushed
+from journal.store import Journal
 from tests.fakes.small_fleet import DeviceSettings, SmallFleet, toy_settings
 from tests.fakes.virtual_clock import simulated
 
@@ -45,6 +46,24 @@ def test_thirty_more_devices_make_as_much_more_work_however_many_there_are(tmp_p
     # Task, standing, receipt, task cleared; the rest is for all of them together.
     assert rounds[0].published <= 4 * MANY + 30
     assert rounds[0].events <= 3 * MANY + 10
+
+
+def test_a_device_costs_one_commit_a_round_and_what_it_says_before_waits_for_that(tmp_path):
+    def commits(devices):
+        written = []
+        with pytest.MonkeyPatch.context() as patched, unflushed():
+            write = Journal._write
+            patched.setattr(
+                Journal, "_write", lambda self, some: (written.append(len(some)), write(self, some))
+            )
+            (found,) = crowd_rounds(devices, 1, tmp_path / str(devices))
+        assert found.events > 3 * devices
+        return sum(written), len(written)
+
+    (fewer_events, fewer), (events, more) = commits(FEW), commits(MORE)
+    # Two before the round: it came, and said what it can do; each with its presence or its width.
+    assert events - fewer_events == 7 * (MORE - FEW)
+    assert more - fewer == 4 * (MORE - FEW)
 
 
 class CheckedNotices(Notices):

@@ -178,7 +178,7 @@ def test_a_profile_as_json_says_that_it_is_emulated(command, working_runtime):
     assert code == ExitCode.DONE
     assert document["emulated"] == "raspberry-pi-4"
     assert document["memory_budget"] == 2**30
-    assert document["inference"]["ok"] is True
+    assert document["runtime"]["ok"] is True
 
 
 def test_a_machine_that_cannot_infer_is_a_failure(command, monkeypatch):

@@ -102,6 +102,48 @@ def test_one_bad_event_keeps_the_whole_batch_out(journal):
     assert journal.head.index == 0
 
 
+def test_what_may_wait_is_written_with_the_next_events_in_the_order_it_happened(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        journal.later([ServerStarted(epoch=1)], 1.0)
+        journal.later([ServerStarted(epoch=2), ServerStarted(epoch=3)], 2.0)
+        assert journal.head == EMPTY
+        assert list(journal.records()) == []
+        (record,) = journal.append([ServerStarted(epoch=4)], 3.0)
+        assert record.index == 3
+        assert [one.event.epoch for one in journal.records()] == [1, 2, 3, 4]
+        assert [one.at for one in journal.records()] == [1.0, 2.0, 2.0, 3.0]
+        assert verify(journal.records(), journal.head) == journal.head == record.head
+
+
+def test_what_waits_is_written_when_it_is_flushed_or_the_journal_is_closed(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        journal.later([ServerStarted(epoch=1)], 1.0)
+        journal.flush()
+        journal.flush()
+        assert journal.head.index == 0
+        journal.later([ServerStarted(epoch=2)], 2.0)
+    with Journal.open(tmp_path) as journal:
+        assert [one.event.epoch for one in journal.records()] == [1, 2]
+
+
+def test_a_kill_loses_what_waited_and_nothing_else(tmp_path):
+    with Journal.open(tmp_path / "journal") as journal:
+        journal.append([ServerStarted(epoch=1)], 1.0)
+        journal.later([ServerStarted(epoch=2)], 2.0)
+        shutil.copytree(tmp_path / "journal", tmp_path / "killed")
+    with Journal.open(tmp_path / "killed") as journal:
+        assert [one.event.epoch for one in journal.records()] == [1]
+        journal.append([ServerStarted(epoch=3)], 3.0)
+        assert verify(journal.records()) == journal.head
+
+
+def test_nothing_can_wait_in_a_closed_journal(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        pass
+    with pytest.raises(JournalClosedError):
+        journal.later([ServerStarted(epoch=1)], 1.0)
+
+
 def test_a_negative_zero_time_does_not_break_the_chain(tmp_path):
     with Journal.open(tmp_path) as journal:
         journal.append([ServerStarted(epoch=1)], -0.0)

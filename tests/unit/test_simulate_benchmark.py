@@ -18,7 +18,14 @@ from benchmarks.watched_run import watch
 from slimmable.samples import Samples
 
 ARGUMENTS = argparse.Namespace(
-    samples=40, clients=4, rounds=2, repeats=1, crowd=0, folder=Path("nowhere"), cache=Path("none")
+    samples=40,
+    clients=4,
+    rounds=2,
+    repeats=1,
+    crowd=0,
+    crowd_only=False,
+    folder=Path("nowhere"),
+    cache=Path("none"),
 )
 
 
@@ -57,6 +64,16 @@ def test_more_images_than_there_are_is_an_error_in_words(monkeypatch, tmp_path):
     given_images(monkeypatch, count=30)
     with pytest.raises(BenchmarkError, match="40 of 30 images for 4 clients"):
         write_experiment(tmp_path / "experiment.npz", ARGUMENTS)
+
+
+def test_the_crowd_alone_needs_no_images_and_no_peer():
+    alone = argparse.Namespace(**{**vars(ARGUMENTS), "crowd_only": True, "crowd": 3})
+    found = simulate.measure(alone)
+    (table,) = found.tables
+    assert [events for _, _, events, _ in table.rows[:2]] == [13, 13]
+    assert [ratio.at_most for ratio in found.ratios] == [None]
+    with pytest.raises(BenchmarkError, match="--crowd-only needs devices"):
+        simulate.measure(argparse.Namespace(**{**vars(alone), "crowd": 0}))
 
 
 def test_one_round_has_no_warm_round():

@@ -157,6 +157,15 @@ async def test_blocks_are_published_once_however_many_devices_fetch(shelf, tmp_p
     assert shelf.published.total() == BLOCKS
 
 
+async def test_a_fetch_of_one_block_asks_no_disk(shelf, tmp_path, monkeypatch):
+    described, topic_of = blob_of(b"small")
+    await BlobPublisher().publish(ShelfLink(shelf), topic_of, b"small", BLOCK)
+    _, fetcher = device(shelf, tmp_path)
+    for method in ("load", "save", "discard", "names"):
+        monkeypatch.setattr(PartFolder, method, None)
+    assert await fetcher.fetch(described, topic_of, 10) == b"small"
+
+
 async def test_after_a_cut_only_the_missing_blocks_travel_again(stocked, tmp_path):
     link, fetcher = device(stocked, tmp_path, budget=40)
     fetch = asyncio.ensure_future(fetcher.fetch(*blob_of(), 10))
