@@ -70,7 +70,7 @@ class Case:
         return tuple(
             Machine(
                 name=FLEET[at],
-                factor=find_machine(FLEET[at]).factor if self.compute else 1.0,
+                factor=_slower(FLEET[at]) if self.compute else 1.0,
                 link_time=LINK_TIMES[at] if self.link else 0.0,
                 memory_share=MEMORY_SHARES[at] if self.memory else 1.0,
                 watts=WATTS[FLEET[at]],
@@ -85,6 +85,11 @@ class Case:
         full width.
         """
         return median(one.factor + 2 * one.link_time for one in self.machines(count))
+
+
+def _slower(name: str) -> float:
+    """Return how many times slower a machine computes than the fastest, without slow motion."""
+    return find_machine(name).factor / find_machine(FLEET[0]).factor
 
 
 CASES = {
