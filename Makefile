@@ -6,10 +6,10 @@ SHELL := bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test check lint fmt bench experiments docs wheel setup mosquitto clean
+.PHONY: help demo test check lint fmt bench experiments experiments-heterogeneous docs wheel setup mosquitto clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## the whole loop on this machine: broker, coordinator, eight agents; about two minutes
 	@$(BIN)/slimfleet demo $(ARGS)
@@ -41,6 +41,9 @@ bench: setup ## measure; never part of the tests
 
 experiments: setup ## fair rewards against six other methods, three data sets; an hour, resumable
 	@$(BIN)/python -m benchmarks.fairness $(ARGS)
+
+experiments-heterogeneous: setup ## methods for unlike devices: eight of them, four cases, two data sets; resumable
+	@$(BIN)/python -m benchmarks.heterogeneity $(ARGS)
 
 docs: setup ## write the generated documents anew and run what the documents promise
 	@$(BIN)/python -m broker.asyncapi

@@ -376,8 +376,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """The hyper-parameters of a task; see `slimmable.training_rule.TrainingRule`.
 
     Attributes:
-        rule: "ordered-dropout", "sandwich", "own-width" or "all-widths"; an agent that does not
-            know it declines.
+        rule: "ordered-dropout", "sandwich", "own-width", "all-widths" or "widest-and-drawn"; an
+            agent that does not know it declines.
         schedule: of the learning rate over the steps of this task, "constant" or "cosine".
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly weights are drawn back to those of the task; 0 = not.

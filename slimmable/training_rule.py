@@ -1,10 +1,12 @@
 """How a slimmable network is trained: which widths a step takes, and how large a step is. No torch.
 
-Four rules choose the widths of a step:
+Five rules choose the widths of a step:
 
 * own width (HeteroFL, Diao et al., ICLR 2021; FedRolex, Alam et al., NeurIPS 2022): the training
   width and no other;
 * ordered dropout (Horvath et al., FjORD, NeurIPS 2021): one width, drawn at random;
+* widest and drawn (FjORD, section 3.3, for self-distillation): the training width and one drawn at
+  random from those inside it, on the same batch;
 * sandwich (Yu and Huang, US-Nets, ICCV 2019, section 3.2): the widest, the narrowest and some drawn
   from those between, on the same batch;
 * all widths (SHeteroFL, in the repository of Split-Mix, Hong et al., ICLR 2022): every width of the
@@ -25,6 +27,7 @@ class WidthRule(StrEnum):
     """How the widths of a step are chosen."""
 
     ORDERED_DROPOUT = "ordered-dropout"
+    WIDEST_AND_DRAWN = "widest-and-drawn"
     SANDWICH = "sandwich"
     OWN_WIDTH = "own-width"
     ALL_WIDTHS = "all-widths"
@@ -186,6 +189,8 @@ class WidthDraw:
             return dict.fromkeys(between, share) | {inner[0]: 1.0, inner[-1]: 1.0}
         if self._rule.rule is WidthRule.ALL_WIDTHS:
             return dict.fromkeys(inner, 1.0)
+        if self._rule.rule is WidthRule.WIDEST_AND_DRAWN:
+            return dict.fromkeys(inner, 1 / len(inner)) | {inner[-1]: 1.0}
         chances = self._chances or (1 / len(self._inner),) * len(self._inner)
         return dict(zip(self._inner, chances, strict=True))
 
@@ -198,6 +203,9 @@ class WidthDraw:
             return tuple(sorted(set(inner), reverse=True))
         if self._rule.rule is WidthRule.OWN_WIDTH:
             return inner
+        if self._rule.rule is WidthRule.WIDEST_AND_DRAWN:
+            chosen = {max(inner), inner[int(rng.integers(len(inner)))]}
+            return tuple(sorted(chosen, reverse=True))
         if self._chances:
             return (inner[int(rng.choice(len(inner), p=self._chances))],)
         return (inner[int(rng.integers(len(inner)))],)

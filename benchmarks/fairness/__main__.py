@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.arguments import names, positive
+from benchmarks.cell_runner import cell_file, read_cells, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.fairness import cells as suites
 from benchmarks.fairness import runner
@@ -100,9 +101,9 @@ def _report(parsed: argparse.Namespace, command: str) -> int:
 def _allocate(parsed: argparse.Namespace, command: str) -> int:
     from benchmarks.fairness.reallocation import reallocated
 
-    for found in runner.read_cells(parsed.results):
+    for found in read_cells(parsed.results):
         cell = suites.Cell(**found["cell"])
-        runner.write_json(runner.cell_file(parsed.results, cell), reallocated(found))
+        write_json(cell_file(parsed.results, cell), reallocated(found))
     return _report(parsed, command)
 
 
@@ -114,7 +115,7 @@ def _cell(parsed: argparse.Namespace, _command: str) -> int:
     torch.set_num_threads(1)
     cell = suites.Cell(**parsed.cell)
     found = run_cell(cell, runner.sizes_of(cell, parsed.results))
-    runner.write_json(runner.cell_file(parsed.results, cell), found)
+    write_json(cell_file(parsed.results, cell), found)
     return 0
 
 

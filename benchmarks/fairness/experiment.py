@@ -1,7 +1,5 @@
 """Run one cell: every method on the same data, from the same weights, for as many epochs."""
 
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from benchmarks.cell_runner import commit
 from benchmarks.fairness.cells import ROUNDS, Cell
 from benchmarks.fairness.data import TASKS, Parts, Task, load
 from benchmarks.fairness.fleet import Fleet, Rewards
@@ -221,18 +220,3 @@ def _alone(fleet: Fleet, state: ModelState) -> aequa.Alone:
     correct = np.asarray(fleet.model.task.sample_scores(said, data.y), dtype=np.float64)
     blocks = block_weights(data, fleet.model.task) @ correct
     return aequa.Alone(float(blocks.mean()), tuple(blocks.tolist()))
-
-
-def commit() -> str:
-    """Return the commit of the code, with a + where files differ from it."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    try:
-        said = [
-            subprocess.run([git, *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "-uno"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return said[0].strip() + ("+" if said[1].strip() else "")

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.cell_runner import commit
 from benchmarks.fairness.data import TASKS
-from benchmarks.fairness.experiment import commit
 from benchmarks.fairness.methods import aequa
 from slimmable.model import load_model
 

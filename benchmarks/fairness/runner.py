@@ -1,108 +1,26 @@
-"""Run cells in processes of their own; what is finished is never run again."""
+"""Choose each method's step size, and run the cells."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks import cell_runner
+from benchmarks.cell_runner import Say, cell_file, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.fairness.cells import RATES, Cell, tuned_on, tuning
 from benchmarks.fairness.data import TASKS
 from benchmarks.fairness.experiment import METHODS, step_sizes
 
 RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parents[2]
-# With glibc's defaults a third of the time goes into pages that are given back and fetched again.
-ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-Say = Callable[[str], None]
-
-
-def cell_file(results: Path, cell: Cell) -> Path:
-    """Return where a cell's result stands."""
-    return results / "cells" / f"{cell.key}.json"
-
-
-def read_cells(results: Path) -> list[dict[str, Any]]:
-    """Return what every finished cell found, those of tuning left out."""
-    files = sorted((results / "cells").glob("*.json"))
-    found = [json.loads(file.read_text()) for file in files]
-    return [one for one in found if one["cell"]["tuning"] is None]
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1) + "\n")
-    part.rename(path)
 
 
 def run_cells(
     cells: Sequence[Cell], results: Path, processes: int, budget_s: float | None, say: Say
 ) -> int:
-    """Run what is not finished yet; returns how many cells failed.
-
-    Args:
-        cells: in their order.
-        results: folder.
-        processes: at a time.
-        budget_s: after so many seconds no further cell begins.
-        say: takes a line of progress.
-    """
-    waiting = [cell for cell in cells if not cell_file(results, cell).is_file()]
-    say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished before")
-    begun, failed = time.monotonic(), 0
-    with ThreadPoolExecutor(processes) as pool:
-        running = {
-            pool.submit(_run, cell, results, begun + budget_s if budget_s else None): cell
-            for cell in waiting
-        }
-        for done, future in enumerate(as_completed(running), start=1):
-            error, passed = future.result(), time.monotonic() - begun
-            failed += bool(error)
-            left = passed / done * (len(waiting) - done)
-            say(
-                f"{done}/{len(waiting)} {running[future].key}: {error or 'finished'};"
-                f" {passed / 60:.1f} min so far, about {left / 60:.0f} min to go"
-            )
-    return failed
-
-
-def _run(cell: Cell, results: Path, until: float | None) -> str:
-    """Run one cell in a process of its own; returns what went wrong, or ""."""
-    if until is not None and time.monotonic() > until:
-        return "not begun: the time is used up"
-    file = cell_file(results, cell)
-    command = [sys.executable, "-m", "benchmarks.fairness", "cell"]
-    command += [json.dumps(cell.as_json()), "--results", str(results)]
-    log = file.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode or not file.is_file():
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        return f"FAILED ({last}); all of it stands in {log}"
-    log.unlink()
-    return ""
+    """Run what is not finished yet; returns how many cells failed."""
+    return cell_runner.run_cells("benchmarks.fairness", cells, results, processes, budget_s, say)
 
 
 def tuning_file(results: Path) -> Path:

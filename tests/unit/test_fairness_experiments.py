@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.cell_runner import cell_file, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.fairness import __main__ as command
 from benchmarks.fairness import cells as suites
@@ -254,7 +255,7 @@ def test_no_cell_uses_the_seed_that_rates_are_chosen_on():
 def test_finished_cells_are_not_run_again_and_failures_name_their_log(tmp_path):
     cells = suites.quick(("watch",))
     for cell in cells[1:]:
-        runner.write_json(runner.cell_file(tmp_path, cell), {})
+        write_json(cell_file(tmp_path, cell), {})
     said = []
     assert runner.run_cells(cells, tmp_path, 1, 1e-9, said.append) == 1
     assert said[0] == "3 cells, 2 of them finished before"
@@ -272,7 +273,7 @@ def test_the_best_of_three_step_sizes_is_chosen_and_divergence_loses(tmp_path):
             if method != "iafl" or at < 2 or mild  # diverged on one partition
         }
         trial = {"sizes": runner.sizes_of(cell, tmp_path), "methods": scores}
-        runner.write_json(runner.cell_file(tmp_path, cell), trial)
+        write_json(cell_file(tmp_path, cell), trial)
     runner.tune(("fashion-mnist",), tmp_path, 1, lambda _line: None)
     sizes = runner.sizes_of(Cell("mnist", "homogeneous", 5, 0), tmp_path)
     low, middle, high = data.TASKS["fashion-mnist"].rates
@@ -361,7 +362,7 @@ def test_who_receives_no_release_keeps_its_own_model():
 
 def test_the_report_holds_all_tables_the_command_and_the_commit(tmp_path, found, ridden):
     for at, cell in enumerate((found, ridden)):
-        runner.write_json(tmp_path / "cells" / f"{at}.json", cell)
+        write_json(tmp_path / "cells" / f"{at}.json", cell)
     text = report.write_all(tmp_path, "python -m benchmarks.fairness run")
     assert "python -m benchmarks.fairness run" in text
     assert found["commit"] in text

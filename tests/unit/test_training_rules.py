@@ -143,6 +143,13 @@ def test_each_width_is_taken_as_often_as_the_rule_says_beforehand(kind, width):
         assert drawn.count(one) / 4000 == pytest.approx(often, abs=0.04)
 
 
+def test_widest_and_drawn_takes_the_training_width_in_every_step_and_one_more_at_most():
+    rule = replace(RULE, rule=WidthRule.WIDEST_AND_DRAWN)
+    drawn = draws(rule, 0.75, count=60)
+    assert {step[0] for step in drawn} == {0.75}
+    assert {step[1:] for step in drawn} == {(), (0.5,), (0.25,)}
+
+
 # --- the sandwich rule ----------------------------------------------------------------------------
 
 

@@ -1,0 +1,92 @@
+"""Choose each method's learning rate, and run the cells."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks import cell_runner
+from benchmarks.cell_runner import Say, cell_file, write_json
+from benchmarks.errors import BenchmarkError
+from benchmarks.heterogeneity.cells import RATES, Cell, tuning
+from benchmarks.heterogeneity.methods import METHODS
+
+MODULE = "benchmarks.heterogeneity"
+RESULTS = Path(__file__).parent / "results"
+STEP_SIZES = {"fashion-mnist": (0.05, 0.1, 0.2), "watch": (0.025, 0.05, 0.1)}
+
+
+def tuning_file(results: Path) -> Path:
+    """Return where the chosen learning rates stand."""
+    return results / "tuning.json"
+
+
+def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return data set -> method -> what was tried and chosen; empty before the first tuning."""
+    file = tuning_file(results)
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None:
+    """Choose the learning rates that some cells need: three are tried, each on one campaign.
+
+    What counts is the accuracy on the server's validation data, averaged over the widths that the
+    method trains and over the last rounds.
+
+    Raises:
+        BenchmarkError: a trial failed.
+    """
+    chosen = read_tuning(results)
+    wanted = dict.fromkeys(
+        (cell.data, METHODS[cell.method].tuned_as or cell.method) for cell in cells
+    )
+    missing = [(data, name) for data, name in wanted if name not in chosen.get(data, {})]
+    if not missing:
+        return
+    trials = [trial for data, name in missing for trial in tuning(data, [name])]
+    if cell_runner.run_cells(MODULE, trials, results, processes, None, say):
+        raise BenchmarkError("a trial of learning rates failed; the lines above name its log")
+    for data, name in missing:
+        found = [json.loads(cell_file(results, one).read_text()) for one in tuning(data, [name])]
+        scores = [_score(one, METHODS[name].widths) for one in found]
+        tried = STEP_SIZES[data]
+        best = max(range(RATES), key=scores.__getitem__)
+        chosen.setdefault(data, {})[name] = {
+            "tried": list(tried),
+            "scores": scores,
+            "chosen": tried[best],
+        }
+    write_json(tuning_file(results), chosen)
+
+
+def _score(found: dict[str, Any], widths: str) -> float:
+    """Return what a trial came to; 0 where no round counted."""
+    last = found["scores"][-3:]
+    kept = {"narrowest": found["widths"][:1]}.get(widths, found["widths"])
+    return fmean(score[f"{width:g}"] for score in last for width in kept) if last else 0.0
+
+
+def rate_of(cell: Cell, results: Path) -> float:
+    """Return the learning rate of a cell.
+
+    Raises:
+        BenchmarkError: it was not chosen yet.
+    """
+    if cell.tuning is not None:
+        return STEP_SIZES[cell.data][cell.tuning]
+    name = METHODS[cell.method].tuned_as or cell.method
+    chosen = read_tuning(results).get(cell.data, {}).get(name)
+    if chosen is None:
+        raise BenchmarkError(
+            f"no learning rate was chosen for {name} on {cell.data} yet: run"
+            f" `python -m {MODULE} tune` first"
+        )
+    return float(chosen["chosen"])
+
+
+def run_cells(
+    cells: Sequence[Cell], results: Path, processes: int, budget_s: float | None, say: Say
+) -> int:
+    """Run what is not finished yet; returns how many cells failed."""
+    return cell_runner.run_cells(MODULE, cells, results, processes, budget_s, say)
