@@ -74,7 +74,8 @@ def play(
 def full_round_s(parts: Parts, task: Task, costs: Costs) -> float:
     """Return the seconds that a full-width round of average length takes the fastest machine."""
     average = sum(len(samples) for samples in parts.own) / len(parts.own)
-    return (EPOCHS * average / task.batch_size + SET_UP_STEPS) * costs["step_s"][-1]
+    full_step_s = float(costs["step_s"][-1])
+    return (EPOCHS * average / task.batch_size + SET_UP_STEPS) * full_step_s
 
 
 def tier_of(machine: Machine, model: SlimmableModel, round_s: float, costs: Costs) -> Tier:

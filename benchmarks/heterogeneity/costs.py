@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.cell_runner import commit, write_json
 from benchmarks.machine import describe_machine
 from profiler.benchmark import BenchmarkSettings, run_benchmark, saved_activation_bytes
@@ -55,7 +57,7 @@ def _measured(
 ) -> dict[str, Any]:
     settings = BenchmarkSettings(widths, batch_size, factor=CPU_SECONDS)
     runs = [run_benchmark(model, samples, settings).costs for _ in range(REPEATS)]
-    batch = samples.take(range(batch_size))
+    batch = samples.take(np.arange(batch_size))
     return {
         "widths": widths,
         "step_s": [min(cost.step_s for cost in costs) for costs in zip(*runs, strict=True)],
