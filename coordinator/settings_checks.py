@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.daily_window import DailyWindow
 from slimmable.width import WidthError, WidthGrid
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ POSITIVE = (
     "telemetry_days",
     "aggregation.server.rate",
     "uploads.keep",
+    "uploads.share",
     "aggregation.server.adaptivity",
     "rewards.min_trainers",
     "rewards.significance",
@@ -54,6 +56,9 @@ NOT_NEGATIVE = (
     "rewards.proof",
     "rewards.sharing",
     "width_policy.hysteresis",
+    "width_policy.participation_floor",
+    "width_policy.hottest_c",
+    "width_policy.traffic_per_day",
     "aggregation.trim",
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
@@ -67,6 +72,8 @@ NOT_NEGATIVE = (
 )
 AT_MOST_ONE = (
     "uploads.keep",
+    "uploads.share",
+    "width_policy.participation_floor",
     "width_policy.time_share",
     "width_policy.memory_share",
     "training.round_decay",
@@ -105,6 +112,7 @@ def check_settings(settings: "Settings") -> None:
         except WidthError as error:
             raise SettingsError(f"{name}: {error}") from error
     _check_rounds(settings)
+    _check_width_policy(settings)
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
@@ -150,6 +158,20 @@ def _check_rounds(settings: "Settings") -> None:
             f"rounds.over_selection = {rounds.over_selection:g} must be at least 1: with 1.3 three"
             " in ten more are drawn than needed"
         )
+
+
+def _check_width_policy(settings: "Settings") -> None:
+    for device, limit in settings.width_policy.traffic.items():
+        if limit < 0:
+            raise SettingsError(
+                f"width_policy.traffic: {limit:g} bytes for {device} must be at least 0, which is"
+                " as many as it takes"
+            )
+    for device, text in settings.width_policy.windows.items():
+        try:
+            DailyWindow.parse(text)
+        except ValueError as error:
+            raise SettingsError(f"width_policy.windows: {device}: {error}") from error
 
 
 def _check_aggregation(settings: "Settings") -> None:
