@@ -29,7 +29,7 @@ from coordinator.fleet import (
     lacks_resources,
     reports_of,
 )
-from coordinator.pace import after_late, after_profile, followed, remembered
+from coordinator.pace import after_late, after_profile, followed, remembered, spread_of
 from coordinator.settings import Settings
 from coordinator.traffic import allowed_per_day, with_traffic
 from journal import events as e
@@ -151,7 +151,7 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
     if known and known.forecasts == event.forecasts:
         pace, ratios = known.pace, known.ratios
     elif known:  # what a new profile predicts is not what the pace was measured against
-        pace = after_profile(known, event.forecasts)
+        pace, ratios = after_profile(known, event.forecasts), spread_of(known.ratios)
     return _device(
         state,
         event.device,

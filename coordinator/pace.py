@@ -6,6 +6,7 @@ profile may lie. The average of observed over predicted durations corrects every
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from broker.messages import Participation
 from coordinator.fleet import Device
@@ -23,11 +24,11 @@ LATE_IN_A_ROW = 2
 
 
 # Where the deadline is chosen, it holds the longest of so many last rounds of a device and some
-# more: the next one is longer than all of 20 with a chance of 1 in 21. While fewer than five are
+# more: the next one is longer than all of 40 with a chance of 1 in 41. While fewer than five are
 # known, a prediction may well be wrong by half.
-REMEMBERED, TELLING = 20, 5
+REMEMBERED, TELLING = 40, 5
 MORE, UNKNOWN = 1.1, 1.5
-LATER = 1.25  # a late device would have taken so many times the time it had: a guess
+LATER = 1.5  # a late device would have taken so many times the time it had: a guess
 
 
 def followed(ratio: float, predicted_s: float, observed_s: float) -> float:
@@ -92,6 +93,12 @@ def remembered(
         return ratios
     ratio = min(LATEST, observed_s / predicted_s * (LATER if late else 1.0))
     return (*ratios, ratio)[-REMEMBERED:]
+
+
+def spread_of(ratios: Sequence[float]) -> tuple[float, ...]:
+    """Return ratios around 1: a new profile predicts anew, but how much rounds differ stays."""
+    middle = median(ratios) if ratios else 0.0
+    return tuple(ratio / middle for ratio in ratios) if middle > 0 else ()
 
 
 def reserved(device: Device, time_share: float) -> float:

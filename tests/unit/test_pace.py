@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from broker.messages import WidthCost
 from coordinator.fleet import Device
-from coordinator.pace import LEAST, MOST, REMEMBERED, followed, remembered, repaced, reserved
+from coordinator.pace import (
+    LEAST,
+    MOST,
+    REMEMBERED,
+    followed,
+    remembered,
+    repaced,
+    reserved,
+    spread_of,
+)
 from coordinator.settings import Rounds, Settings, Training, WidthPolicy
 from journal import events as e
 from journal.events import RoundForecast
@@ -194,7 +203,7 @@ def test_a_new_profile_is_believed_again():
 def test_a_chosen_deadline_has_room_for_the_longest_of_the_last_rounds():
     steady = replace(device(), ratios=(1.0,) * REMEMBERED)
     assert reserved(steady, 0.8) == 1.0, "what the share of time leaves is more"
-    unsteady = replace(device(), pace=1.1, ratios=(1.0,) * 19 + (2.0,))
+    unsteady = replace(device(), pace=1.1, ratios=(1.0,) * 39 + (2.0,))
     assert reserved(unsteady, 0.8) == pytest.approx(0.8 * 1.1 * 2.0)
     assert reserved(replace(device(), ratios=(1.0,) * 4), 0.8) == pytest.approx(0.8 * 1.5)
     assert reserved(replace(device(), ratios=(3.0,)), 0.8) == pytest.approx(0.8 * 3.3)
@@ -202,9 +211,14 @@ def test_a_chosen_deadline_has_room_for_the_longest_of_the_last_rounds():
 
 def test_of_a_late_round_is_remembered_that_it_would_have_taken_longer():
     assert remembered((), 10.0, 20.0, late=False) == (2.0,)
-    assert remembered((), 10.0, 20.0, late=True) == (2.5,)
+    assert remembered((), 10.0, 20.0, late=True) == (3.0,)
     assert remembered((1.0,), 0.0, 20.0, late=True) == (1.0,)
-    assert remembered(tuple(range(1, 21)), 1.0, 99.0, late=False) == (*range(2, 21), 99.0)
+    assert remembered(tuple(range(40)), 1.0, 99.0, late=False) == (*range(1, 40), 99.0)
+
+
+def test_a_new_profile_keeps_how_much_rounds_differ_and_nothing_else_of_them():
+    assert spread_of((2.0, 2.0, 4.0)) == (1.0, 1.0, 2.0)
+    assert spread_of(()) == ()
 
 
 def test_widths_follow_a_chosen_deadline_even_where_the_pace_is_as_predicted():
