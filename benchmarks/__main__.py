@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),
     "memory": (False, "2 min", "predicted against measured file size and peak memory"),
     "prediction": (True, "1.5 min", "predicted against observed round time in the demo"),
+    "participation": (False, "4 min", "rounds in which each device's update counted, 100x apart"),
     "demo_accuracy": (False, "4 min", "accuracy on the unseen person, free-rider, three seeds"),
     "width_training": (False, "8 min", "one slimmable against four dense networks, equal CPU time"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),

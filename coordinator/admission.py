@@ -56,7 +56,9 @@ def admit(
 def announced(state: Campaign, given: i.UpdateAnnounced, now: float) -> list[e.AnyEvent]:
     """Refuse what need not even be fetched."""
     refusal = admit(state, given.device, given.update, given.limit_bytes)
-    return _refuse(state, given.device, given.update, refusal) if refusal else []
+    if not refusal:
+        return []
+    return _refuse(state, given.device, given.update, refusal, given.limit_bytes)
 
 
 def fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEvent]:
@@ -64,7 +66,7 @@ def fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEv
     update, current = given.update, state.round
     refusal = admit(state, given.device, update, given.limit_bytes) or given.fault
     if refusal:
-        return _refuse(state, given.device, update, refusal)
+        return _refuse(state, given.device, update, refusal, given.limit_bytes)
     assert current is not None
     if current.tasks[given.device].update is not None:
         return []
@@ -102,7 +104,11 @@ def _evaluations(state: Campaign, update: Update) -> tuple[tuple[WidthEvaluation
 
 
 def _refuse(
-    state: Campaign, device: str, update: Update, refusal: tuple[DropReason, str]
+    state: Campaign,
+    device: str,
+    update: Update,
+    refusal: tuple[DropReason, str],
+    limit_bytes: int,
 ) -> list[e.AnyEvent]:
     known = state.devices.get(device)
     reason, detail = refusal[0], brief(refusal[1])
@@ -117,7 +123,12 @@ def _refuse(
         return []  # a late repetition of what counts already
     events: list[e.AnyEvent] = [
         e.UpdateRefused(
-            round=update.round, device=device, blob=update.blob.blob, reason=reason, detail=detail
+            round=update.round,
+            device=device,
+            blob=update.blob.blob,
+            reason=reason,
+            detail=detail,
+            size=min(limit_bytes, max(0, update.blob.size)),
         )
     ]
     current = state.round

@@ -29,8 +29,9 @@ from coordinator.fleet import (
     lacks_resources,
     reports_of,
 )
-from coordinator.pace import followed
+from coordinator.pace import after_late, after_profile, followed, remembered, spread_of
 from coordinator.settings import Settings
+from coordinator.traffic import allowed_per_day, with_traffic
 from journal import events as e
 
 T = TypeVar("T")
@@ -135,6 +136,7 @@ def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
         state,
         event.device,
         profile=event.profile,
+        profiled_at=at,
         can_train=event.profile.can_train,
         failed_width=0.0,  # measured anew: it may have room now
     )
@@ -144,12 +146,17 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
     if event.width and state.round is None and not any(d.width for d in state.devices.values()):
         state = replace(state, since=at)  # the others get their time from the first one on
     known = state.devices.get(event.device)
-    # What a new profile predicts is not what the pace was measured against.
-    fresh = known is None or known.forecasts != event.forecasts
+    pace: float = 1.0
+    ratios: tuple[float, ...] = ()
+    if known and known.forecasts == event.forecasts:
+        pace, ratios = known.pace, known.ratios
+    elif known:  # what a new profile predicts is not what the pace was measured against
+        pace, ratios = after_profile(known, event.forecasts), spread_of(known.ratios)
     return _device(
         state,
         event.device,
-        pace=1.0 if known is None or fresh else known.pace,
+        pace=pace,
+        ratios=ratios,
         width=event.width,
         participation=event.participation,
         reason=event.reason,
@@ -167,14 +174,30 @@ def _round_opened(state: Campaign, event: e.RoundOpened, at: float) -> Campaign:
         state,
         devices={**state.devices, **invited},
         round=Round(event.round, at, event, tasks, waiting),
+        held=None,
         phase=Phase.TRAINING,
         since=at,
         ledger=state.ledger.with_devices(sorted(tasks)),
     )
 
 
+def _held(state: Campaign, event: e.RoundsHeld, at: float) -> Campaign:
+    return replace(state, held=event)
+
+
+def _moved(state: Campaign, device: str, size: int, at: float) -> dict[str, Any]:
+    """Return what changes of a device that moved bytes; nothing where they are not limited."""
+    known, settings = state.devices.get(device), state.settings
+    if known is None or settings is None or not allowed_per_day(settings.width_policy, device):
+        return {}
+    return {"traffic": with_traffic(known.traffic, size, at)}
+
+
 def _progressed(state: Campaign, event: e.TaskProgressed, at: float) -> Campaign:
-    return replace(state, round=_round(state, event.device, stage=event.stage))
+    current = _round(state, event.device, stage=event.stage)
+    if moved := _moved(state, event.device, event.downloaded_bytes, at):
+        return replace(state, round=current, devices=_devices(state, event.device, **moved))
+    return replace(state, round=current)
 
 
 def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
@@ -186,23 +209,44 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
         receipt=receipt,
         accepted={**known.accepted, event.round: event.blob},
         observed_s=(*known.observed_s, event.round_s),
-        pace=_pace(state, known, event.round_s),
+        **_pace(state, known, event.round_s),
+        **_moved(state, event.device, event.size, at),
+        late_in_a_row=0,
+        late_at_least=0,
     )
     current = _round(state, event.device, update=event, stage=Stage.UPLOADED)
     return replace(state, devices=devices, round=current)
 
 
-def _pace(state: Campaign, device: Device, observed_s: float) -> float:
-    """Return a device's pace after a round that took it so long."""
+def _pace(
+    state: Campaign, device: Device, observed_s: float, late_in_a_row: int = 0
+) -> dict[str, Any]:
+    """Return what changes of a device's pace after a round that took it so long, or longer."""
     task = state.round.tasks.get(device.device) if state.round else None
     if task is None:
-        return device.pace
-    return followed(device.pace, task.task.predicted_s / device.pace, observed_s)
+        return {}
+    predicted_s, late = task.task.predicted_s / device.pace, late_in_a_row > 0
+    ratios = remembered(device.ratios, predicted_s, observed_s, late=late)
+    if late:
+        pace = after_late(device.pace, predicted_s, observed_s, late_in_a_row)
+        return {"pace": pace, "ratios": ratios}
+    return {"pace": followed(device.pace, predicted_s, observed_s), "ratios": ratios}
+
+
+def _has_least_to_do(state: Campaign, device: Device) -> bool:
+    """Return whether a device's task in the open round is as small as any can be."""
+    task = state.round.tasks.get(device.device) if state.round else None
+    if task is None or state.settings is None:
+        return False
+    narrowest = min((one.width for one in device.forecasts), default=task.task.width)
+    least = state.settings.width_policy.least_steps
+    return task.task.width <= narrowest and 0 < task.task.steps <= least
 
 
 def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
     receipt = ReceiptRecord(event.round, event.blob, Verdict.REFUSED, event.reason, event.detail)
-    return _device(state, event.device, receipt=receipt)
+    moved = _moved(state, event.device, event.size, at)
+    return _device(state, event.device, receipt=receipt, **moved)
 
 
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
@@ -210,13 +254,18 @@ def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
     if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
         return replace(state, round=current)
     known = state.devices[event.device]
-    pace = known.pace
+    pace: dict[str, Any] = {}
+    late, least = known.late_in_a_row, known.late_at_least
     if event.reason is DropReason.LATE and state.round:
-        pace = _pace(state, known, state.round.opened.budget_s)
+        late += 1
+        least += _has_least_to_do(state, known)
+        pace = _pace(state, known, state.round.opened.budget_s, late)
     devices = _devices(
         state,
         event.device,
-        pace=pace,
+        **pace,
+        late_in_a_row=late,
+        late_at_least=least,
         rounds_missed=known.rounds_missed + 1,
         last_drop=f"round {event.round}: {event.reason}"
         + (f" ({event.detail})" if event.detail else ""),
@@ -251,9 +300,11 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
     current, settings = state.round, state.settings
     assert current is not None
     assert settings is not None
+    blameless = (*current.opened.not_drawn, *current.opened.excused)
     return replace(
         state,
         round=replace(current, scored=True),
+        between_s=max(0.0, at - state.since),
         weights=event.digest,
         optimiser=event.optimiser,
         earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
@@ -263,7 +314,7 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         progress=(*state.progress, *_progress(state, event)),
         without_gain=0 if event.better else state.without_gain + 1,
         scored=event,
-        ledger=state.ledger.entered(event.round, event.contributions, current.opened.not_drawn),
+        ledger=state.ledger.entered(event.round, event.contributions, blameless),
         phase=Phase.GATHERING,
         since=at,
         work_failures=0,
@@ -371,12 +422,25 @@ def _reported(state: Campaign, event: e.InstallReported, at: float) -> Campaign:
         and event.report.counter != known.deployed.counter
     ):
         return state  # some other document was refused; what runs has not changed
-    state = _device(state, event.device, report=event.report)
+    state = _device(state, event.device, report=event.report, **_fetched(state, event, at))
     if known and known.deployed and lacks_resources(event.report, known.deployed):
         width = known.deployed.width
         narrowest = min(width, known.failed_width or width)
         state = _device(state, event.device, failed_width=narrowest, steps_down=True)
     return state
+
+
+def _fetched(state: Campaign, event: e.InstallReported, at: float) -> dict[str, Any]:
+    """Return what changes of a device that first says what became of a release."""
+    known = state.devices.get(event.device)
+    deployed = known.deployed if known else None
+    if known is None or deployed is None or deployed.digest not in state.releases:
+        return {}
+    before, report = known.report, event.report
+    told = before is not None and before.counter == deployed.counter
+    if report.counter != deployed.counter or told or event.state is InstallState.DOWNLOADING:
+        return {}
+    return _moved(state, event.device, state.releases[deployed.digest][1].size, at)
 
 
 def _operator(state: Campaign, event: e.OperatorActed, at: float) -> Campaign:
@@ -422,6 +486,7 @@ _HANDLERS: dict[type, Any] = {
     e.DeviceProfiled: _profiled,
     e.WidthChosen: _width_chosen,
     e.RoundOpened: _round_opened,
+    e.RoundsHeld: _held,
     e.TaskProgressed: _progressed,
     e.UpdateAccepted: _accepted,
     e.UpdateRefused: _refused,

@@ -37,6 +37,7 @@ class RoundTaken:
         entry: in the ledger, None where the round was not scored with it.
         known: share of its update that the server could foresee, which earns nothing.
         assessment: whether it trained alone, to be measured by itself.
+        decided: what was decided for this round alone, in one sentence, or "".
     """
 
     round: int
@@ -46,6 +47,7 @@ class RoundTaken:
     entry: Entry | None = None
     known: float = 0.0
     assessment: bool = False
+    decided: str = ""
 
 
 @dataclass(frozen=True)
@@ -281,9 +283,11 @@ def _rounds(events: list[e.AnyEvent], device: str, decay: float) -> tuple[RoundT
 
 
 def _opened(event: e.RoundOpened, device: str) -> RoundTaken:
-    widths = [task.width for task in event.tasks if task.device == device]
-    if widths:
-        return RoundTaken(event.round, widths[0], assessment=event.assessment)
+    for task in event.tasks:
+        if task.device == device:
+            return RoundTaken(
+                event.round, task.width, assessment=event.assessment, decided=task.reason
+            )
     why = event.not_invited.get(device, "not known then")
     return RoundTaken(event.round, missed=f"not invited: {why}", assessment=event.assessment)
 

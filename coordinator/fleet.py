@@ -18,6 +18,7 @@ from coordinator.contribution.ledger import Ledger
 from coordinator.presence import Lease
 from coordinator.reported_curve import Reports
 from coordinator.settings import Settings
+from coordinator.traffic import Traffic
 from journal import events as e
 from journal.events import LinkState
 
@@ -70,6 +71,11 @@ class Device:
         pace: average of observed over predicted durations of its rounds.
         steps: of a round, where it is too slow for the ordinary ones; 0 = those.
         trained_width: of the last update that was aggregated.
+        ratios: the same of its last rounds, see `coordinator.pace`.
+        late_in_a_row: rounds since it was last in time in which it was late; late_at_least: those
+            of them in which it had as little to do as there is.
+        traffic: bytes that it moved, where they are limited; see `coordinator.traffic`.
+        profiled_at: when its last profile came.
         last_drawn: number of the last round that it was invited to.
         accepted: round -> blob of the update that was accepted.
         failed_width: narrowest width that it had no room or time to install; 0 = none failed.
@@ -91,6 +97,11 @@ class Device:
     forecasts: tuple[e.RoundForecast, ...] = ()
     steps: int = 0
     pace: float = 1.0
+    ratios: tuple[float, ...] = ()
+    late_in_a_row: int = 0
+    late_at_least: int = 0
+    traffic: Traffic = ()
+    profiled_at: float = 0.0
     trained_width: float = 0.0
     observed_s: tuple[float, ...] = ()
     last_drawn: int = 0
@@ -163,6 +174,8 @@ class Campaign:
         entitled: widest training width of each device, where training-time rewards hold it down;
             revision: the last event that said so.
         paused: why no further round opens, or "".
+        held: devices enough could train, and too few of them now; None = they are enough.
+        between_s: seconds from the end of the last aggregated round until it was measured.
         optimiser: digest of what the server's optimiser remembers, or "".
         earlier: digests of the weights before ``weights``, the latest first, as many as
             contributions.novelty looks back on.
@@ -210,6 +223,8 @@ class Campaign:
     reports: dict[str, Reports] = field(default_factory=dict)
     untrained_reports: Reports = field(default_factory=dict)
     paused: str = ""
+    held: e.RoundsHeld | None = None
+    between_s: float = 0.0
     commands: dict[tuple[str, str], e.OperatorActed] = field(default_factory=dict)
     last_commands: dict[str, e.OperatorActed] = field(default_factory=dict)
 

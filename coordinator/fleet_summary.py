@@ -7,6 +7,7 @@ from coordinator.inputs import brief
 from coordinator.presence import PRESENT
 from coordinator.settings import Settings
 
+EXAMPLES = 3  # devices that are named where no round opens
 SUMMARY_LIMIT = 90  # lines; with the longest names, so many stay below the control limit
 
 
@@ -24,7 +25,7 @@ def summary(state: Campaign, settings: Settings) -> m.Summary:
             m.DeviceSummary(
                 device=device.device,
                 link=device.link,
-                participation=participation(device)[0],
+                participation=participation_now(state, device)[0],
                 training_width=training_width(state, device, settings)[0],
                 running_width=device.report.width if device.report else 0.0,
             )
@@ -57,6 +58,8 @@ def phase_detail(state: Campaign) -> str:
     match state.phase:
         case Phase.GATHERING if state.paused:
             return f"rounds are {state.paused}"
+        case Phase.GATHERING if why := _too_few(state):
+            return why
         case Phase.GATHERING if state.settings and current is None:
             waiting = m.Participation.WAITING
             heard = sum(d.participation is not waiting for d in state.devices.values())
@@ -80,6 +83,49 @@ def phase_detail(state: Campaign) -> str:
         case Phase.FINISHED:
             return state.withheld or state.stopped
     return ""
+
+
+def _too_few(state: Campaign) -> str:
+    """Return why no round can open although devices enough are known, or ""."""
+    settings, devices = state.settings, state.devices.values()
+    if settings is None:
+        return ""
+    if state.held:
+        examples = [f"{name}: {why}" for name, why in sorted(state.held.resting.items())]
+        return "; ".join([state.held.reason, *examples[:EXAMPLES]])
+    waiting = m.Participation.WAITING
+    heard = [device for device in devices if device.participation is not waiting]
+    able = [device for device in heard if device.width and not device.suspended]
+    here = [device for device in able if device.link in PRESENT]
+    needed = settings.rounds.quorum if state.round else settings.rounds.min_devices
+    if len(heard) < needed or len(here) >= settings.rounds.quorum:
+        return ""
+    examples = [f"{device.device}: {_absence(device)}" for device in heard if device not in here]
+    said = (
+        f"no round opens: {len(here)} of the {settings.rounds.quorum} devices of the quorum can"
+        " train and are there"
+    )
+    return "; ".join([said, *sorted(examples)[:EXAMPLES]])
+
+
+def _absence(device: Device) -> str:
+    if device.suspended or not device.width:
+        return participation(device)[1]
+    return f"link is {device.link}"
+
+
+def participation_now(state: Campaign, device: Device) -> tuple[m.Participation, str]:
+    """Return the same as `participation`, or that a device rests for the moment and why."""
+    known = participation(device)
+    if known[0] is not m.Participation.TAKES_PART:
+        return known
+    if state.held and device.device in state.held.resting:
+        return m.Participation.WAITING, f"rests: {state.held.resting[device.device]}"
+    opened = state.round.opened if state.round else None
+    if opened and device.device in opened.resting:
+        why = opened.not_invited[device.device]
+        return m.Participation.WAITING, f"rests in round {opened.round}: {why}"
+    return known
 
 
 def participation(device: Device) -> tuple[m.Participation, str]:

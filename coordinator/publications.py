@@ -29,10 +29,11 @@ from coordinator.fleet import (
     answered_deployment,
     confirmed,
 )
-from coordinator.fleet_summary import participation, summary
+from coordinator.fleet_summary import participation_now, summary
 from coordinator.inputs import brief
 from coordinator.settings import Settings
 from journal.events import RoundOpened, RoundTask
+from slimmable.update_codec import UpdateEncoding
 
 Sign = Callable[[msgspec.Struct, str], m.SignedEnvelope]
 
@@ -100,11 +101,15 @@ def _server_state(state: Campaign, settings: Settings) -> m.ServerState:
 
 
 def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing:
-    takes_part, reason = participation(device)
+    takes_part, reason = participation_now(state, device)
     entitled, entitled_reason = granted_width(device, settings)
     if state.allocation is None and not entitled:
         entitled_reason = "rewards are allocated when training is over"
     trains, training_reason = training_width(state, device, settings)
+    current = state.round
+    task = current.tasks.get(device.device) if current and not current.closed else None
+    if task and task.task.width < trains and task.task.reason:  # in this round alone
+        trains, training_reason = task.task.width, task.task.reason
     deployed = device.deployed
     running = device.report.width if device.report else 0.0
     return m.Standing(
@@ -176,9 +181,17 @@ def _task(
         seed=mine.task.seed,
         evaluate=settings.contributions.evaluator == "devices",
         # An assessment measures what a device trained, not how it travels.
-        upload="float32" if current.opened.assessment else settings.uploads.encoding,
+        upload=_upload(current.opened, mine.task, settings),
         upload_keep=settings.uploads.keep,
     )
+
+
+def _upload(opened: RoundOpened, task: RoundTask, settings: Settings) -> str:
+    # An assessment measures what a device trained, not how it travels.
+    if opened.assessment:
+        return UpdateEncoding.FLOAT32
+    adaptive = settings.uploads.encoding == "adaptive"
+    return task.upload or (UpdateEncoding.FLOAT32 if adaptive else settings.uploads.encoding)
 
 
 def _training(opened: RoundOpened, task: RoundTask) -> m.TrainingSettings:

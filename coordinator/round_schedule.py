@@ -13,6 +13,8 @@ from coordinator.local_training import (
 )
 from coordinator.pace import repaced
 from coordinator.presence import PRESENT
+from coordinator.round_limits import Limit
+from coordinator.round_plan import RoundPlan, hold, plan_round
 from coordinator.selection import Candidate, drawn
 from journal import events as e
 from slimmable.window import PREFIX
@@ -55,6 +57,8 @@ def follow_pace(state: Campaign) -> list[e.AnyEvent]:
     if state.round is None or state.round.closed is None:
         return []
     settings = settings_of(state)
+    if settings.rounds.deadline == "chosen":  # then widths follow from the deadline
+        return []
     choices = {name: repaced(device, settings) for name, device in state.devices.items()}
     return [choice.event(name) for name, choice in sorted(choices.items()) if choice]
 
@@ -74,36 +78,49 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
         heard = sum(d.participation is not Participation.WAITING for d in state.devices.values())
         if heard < rounds.min_devices:
             return []
-    invited, reasons = eligible(state)
-    if len(invited) < rounds.quorum:
+    able, reasons = eligible(state)
+    if len(able) < rounds.quorum:
         return []
+    plan = plan_round(state, able, now)
+    if len(plan.invited) < rounds.quorum:
+        return hold(state, plan)
+    if plan.changes:
+        return list(plan.changes)
+    return [_opened(state, plan, reasons)]
+
+
+def _opened(state: Campaign, plan: RoundPlan, reasons: dict[str, str]) -> e.RoundOpened:
+    settings, invited = settings_of(state), plan.invited
+    rounds = settings.rounds
     number = state.round.number + 1 if state.round else 1
     assessment = _assesses(state)
     everybody = assessment or not rounds.cohort
     cohort = invited if everybody else _cohort(state, invited, number)
     spared = tuple(sorted({one.device for one in invited} - {one.device for one in cohort}))
     why = f"not drawn: {len(cohort)} of {len(invited)} are, by {rounds.selection}"
-    return [
-        e.RoundOpened(
-            round=number,
-            base=state.weights,
-            tasks=tuple(
-                _task(state, device, number, position) for position, device in enumerate(cohort)
-            ),
-            not_invited=reasons | dict.fromkeys(spared, why),
-            not_drawn=spared,
-            enough=0 if everybody or len(cohort) <= rounds.cohort else rounds.cohort,
-            budget_s=rounds.deadline_s * (settings.contributions.alone_rounds if assessment else 1),
-            quorum=rounds.quorum,
-            training=(
-                assessment_training(settings)
-                if assessment
-                else round_training(settings, state.trained_rounds)
-            ),
-            assessment=assessment,
-            window=PREFIX if assessment else round_window(settings, number, state.trained_rounds),
-        )
-    ]
+    return e.RoundOpened(
+        round=number,
+        base=state.weights,
+        tasks=tuple(
+            _task(state, device, number, position, plan.limits[device.device])
+            for position, device in enumerate(cohort)
+        ),
+        not_invited=reasons | plan.resting | dict.fromkeys(spared, why),
+        not_drawn=spared,
+        resting=tuple(sorted(plan.resting)),
+        excused=tuple(sorted(name for name in plan.resting if plan.limits[name].excused)),
+        enough=0 if everybody or len(cohort) <= rounds.cohort else rounds.cohort,
+        budget_s=plan.deadline_s * (settings.contributions.alone_rounds if assessment else 1),
+        quorum=rounds.quorum,
+        training=(
+            assessment_training(settings)
+            if assessment
+            else round_training(settings, state.trained_rounds)
+        ),
+        assessment=assessment,
+        window=PREFIX if assessment else round_window(settings, number, state.trained_rounds),
+        reason=plan.why,
+    )
 
 
 def _cohort(state: Campaign, invited: list[Device], number: int) -> list[Device]:
@@ -132,20 +149,30 @@ def _assesses(state: Campaign) -> bool:
     return bool(settings_of(state).contributions.alone_rounds and not state.assessed)
 
 
-def _task(state: Campaign, device: Device, number: int, position: int) -> e.RoundTask:
+def _task(state: Campaign, device: Device, number: int, position: int, limit: Limit) -> e.RoundTask:
     settings = settings_of(state)
-    steps = device.steps or ordinary_steps(settings, device.profile)
+    steps, reasons = device.steps or ordinary_steps(settings, device.profile), []
+    own, upload = steps if settings.training.epochs or device.steps else 0, ""
     if _assesses(state):
         steps *= settings.contributions.alone_rounds
+        own = steps if own else 0
         width = device.width  # it starts from untrained weights: there is nothing to withhold
     else:
         width = training_width(state, device, settings)[0]
+        if limit.width < width:
+            width, reasons = limit.width, [limit.reason]
+        found = next((one for one in device.forecasts if one.width == width), None)
+        if found and found.upload:
+            upload = found.upload
+            reasons.append(found.upload_reason)
     return e.RoundTask(
         device=device.device,
         width=width,
         predicted_s=forecast(device, width, steps, settings),
         seed=(settings.seed * 1_000_003 + number * 1009 + position) % 2**31,
-        steps=steps if settings.training.epochs or device.steps else 0,
+        steps=own,
+        upload=upload,
+        reason="; ".join(reasons),
     )
 
 

@@ -9,7 +9,6 @@ from coordinator.selection import Policy
 from coordinator.settings_checks import SettingsError as SettingsError  # noqa: PLC0414
 from coordinator.settings_checks import check_settings
 from slimmable.training_rule import TrainingRule, WidthRule
-from slimmable.update_codec import UpdateEncoding
 from slimmable.window import WindowKind
 
 MEASURING_METHOD = "permutation-shapley"
@@ -17,6 +16,7 @@ COMPARING_METHOD = "cosine-to-aggregate"
 DAY_S = 86400.0
 # Of the hyper-parameters: what no device is told.
 OF_THE_SERVER = ("epochs", "round_decay", "window")
+Encoding = Literal["float32", "float16", "bfloat16", "int8", "top-k", "adaptive"]
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +63,10 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         budget: aggregated rounds at most; minimum: such rounds before a plateau may stop training.
         patience: rounds without a significant improvement that make a plateau.
-        deadline_s: from the opening of a round until updates are late.
+        deadline_s: from the opening of a round until updates are late; the longest one where it is
+            chosen.
+        deadline: "fixed", or "chosen" before each round for the best expected progress a second,
+            see `coordinator.deadline`.
         quorum: updates without which a round does not count.
         min_devices: devices to hear from (their profile is judged) before the first round.
         gather_s: so long after the first device that can train, the first round opens with whoever
@@ -81,6 +84,7 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     minimum: int = 10
     patience: int = 4
     deadline_s: float = 60.0
+    deadline: Literal["fixed", "chosen"] = "fixed"
     quorum: int = 2
     min_devices: int = 2
     gather_s: float = 120.0
@@ -104,6 +108,15 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         least_steps: a device that is too slow for the narrowest width takes fewer steps, but not
             fewer than these.
         caps: device -> widest width that the operator lets it train, whatever it can.
+        participation_floor: where the deadline is chosen, share of the devices that could take part
+            in the longest round that must be able to take part in the chosen one.
+        hottest_c: a device that is hotter, or slowed down to cool, trains narrower or rests; 0 =
+            nobody asks.
+        traffic_per_day: bytes that a device may move in 24 hours for rounds and releases; 0 = as
+            many as it takes.
+        traffic: device -> the same of one device.
+        windows: device -> time of the day in which it may train, such as "22:00-06:00" (UTC) or
+            "22:00-06:00 +02:00".
     """
 
     time_share: float = 0.8
@@ -112,6 +125,11 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     least_steps: int = 1
     caps: dict[str, float] = {}
     dynamic: bool = False
+    participation_floor: float = 1.0
+    hottest_c: float = 0.0
+    traffic_per_day: float = 0.0
+    traffic: dict[str, float] = {}
+    windows: dict[str, str] = {}
 
 
 class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,12 +179,15 @@ class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """In how many bits updates travel; see `slimmable.update_codec`.
 
     Attributes:
-        encoding: "float32", "float16", "bfloat16", "int8" or "top-k".
+        encoding: "float32", "float16", "bfloat16", "int8" or "top-k"; "adaptive": for each device
+            by its link, see `coordinator.upload_encoding`.
         keep: of top-k, share of the changes that travels.
+        share: of adaptive, share of a round's time that an upload may take.
     """
 
-    encoding: UpdateEncoding = UpdateEncoding.FLOAT32
+    encoding: Encoding = "float32"
     keep: float = 0.01
+    share: float = 0.1
 
 
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

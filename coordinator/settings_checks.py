@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.daily_window import DailyWindow
 from slimmable.training_rule import WidthRule
-from slimmable.update_codec import UpdateEncoding
 from slimmable.width import WidthError, WidthGrid
 from slimmable.window import WindowKind
 
@@ -29,6 +29,7 @@ POSITIVE = (
     "telemetry_days",
     "aggregation.server.rate",
     "uploads.keep",
+    "uploads.share",
     "aggregation.server.adaptivity",
     "rewards.min_trainers",
     "rewards.significance",
@@ -57,6 +58,9 @@ NOT_NEGATIVE = (
     "rewards.proof",
     "rewards.sharing",
     "width_policy.hysteresis",
+    "width_policy.participation_floor",
+    "width_policy.hottest_c",
+    "width_policy.traffic_per_day",
     "aggregation.trim",
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
@@ -70,6 +74,8 @@ NOT_NEGATIVE = (
 )
 AT_MOST_ONE = (
     "uploads.keep",
+    "uploads.share",
+    "width_policy.participation_floor",
     "width_policy.time_share",
     "width_policy.memory_share",
     "training.round_decay",
@@ -109,6 +115,7 @@ def check_settings(settings: "Settings") -> None:
             raise SettingsError(f"{name}: {error}") from error
     _check_rounds(settings)
     _check_training(settings)
+    _check_width_policy(settings)
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
@@ -176,11 +183,25 @@ def _check_training(settings: "Settings") -> None:
             f"{wanted}, so that what it measures is no width that is released: set"
             ' contributions.evaluator = "server"'
         )
-    if settings.uploads.encoding == UpdateEncoding.TOP_K:
+    if settings.uploads.encoding in ("top-k", "adaptive"):
         raise SettingsError(
-            f'{wanted}, and uploads.encoding = "top-k" carries over what it left out of the same'
-            ' ones: set "int8" or another encoding'
+            f'{wanted}, and "top-k", which uploads.encoding = "{settings.uploads.encoding}" may'
+            ' take, carries over what it left out of the same ones: set "int8" or another encoding'
         )
+
+
+def _check_width_policy(settings: "Settings") -> None:
+    for device, limit in settings.width_policy.traffic.items():
+        if limit < 0:
+            raise SettingsError(
+                f"width_policy.traffic: {limit:g} bytes for {device} must be at least 0, which is"
+                " as many as it takes"
+            )
+    for device, text in settings.width_policy.windows.items():
+        try:
+            DailyWindow.parse(text)
+        except ValueError as error:
+            raise SettingsError(f"width_policy.windows: {device}: {error}") from error
 
 
 def _check_aggregation(settings: "Settings") -> None:

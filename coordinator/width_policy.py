@@ -7,10 +7,10 @@ from broker import messages as m
 from broker.messages import Participation, Profile
 from coordinator.local_training import ordinary_steps
 from coordinator.settings import Settings
+from coordinator.upload_encoding import EncodingChoice, choose_encoding
 from journal.events import RoundForecast, WidthChosen
 from profiler.prediction import predict_round, steps_within, training_cost
 from profiler.profile import WidthCost
-from slimmable.update_codec import encoded_share
 
 MIB = 1024 * 1024
 
@@ -39,9 +39,15 @@ class WidthChoice:
         return WidthChosen(device=device, **vars(self))
 
 
-def allowed_s(settings: Settings) -> float:
-    """Return the seconds that a round may take a device by prediction."""
-    return settings.rounds.deadline_s * settings.width_policy.time_share
+def allowed_s(settings: Settings, deadline_s: float | None = None) -> float:
+    """Return the seconds that a round may take a device by prediction.
+
+    Args:
+        settings: of the campaign.
+        deadline_s: of the round; without it, the longest.
+    """
+    longest = settings.rounds.deadline_s if deadline_s is None else deadline_s
+    return longest * settings.width_policy.time_share
 
 
 def choose_width(
@@ -73,7 +79,7 @@ def choose_width(
     measured = [_measured(cost) for cost in profile.costs if cost.width in settings.widths]
     costs = {cost.width: training_cost(measured, cost.width, rule) for cost in measured}
     fits = {
-        width: _Fit(cost, _transfers(settings, profile, payload_bytes(width)), settings, profile)
+        width: _Fit(cost, payload_bytes(width), settings, profile)
         for width, cost in costs.items()
         if cost
     }
@@ -106,13 +112,45 @@ class _Fit:
 
     Attributes:
         cost: of an average training step at that width.
-        transfers: see `_transfers`.
+        size: bytes of the weights in full precision.
     """
 
     cost: WidthCost
-    transfers: tuple[int, int, float]
+    size: int
     settings: Settings
     profile: Profile
+
+    @property
+    def encoding(self) -> EncodingChoice:
+        """How its updates travel.
+
+        Where the deadline is chosen, the round that an upload is measured by is the device's own
+        without the upload: the deadline follows from it.
+        """
+        round_s, link = allowed_s(self.settings), self.profile.link_bytes_per_s
+        if self.settings.rounds.deadline == "chosen":
+            steps = ordinary_steps(self.settings, self.profile)
+            round_s = predict_round(self.cost, steps, self.size, 0, link)
+        return choose_encoding(self.settings.uploads, self.size, link, round_s)
+
+    @property
+    def transfers(self) -> tuple[int, int, float]:
+        """Bytes down, bytes up and the link's bytes per second."""
+        return self.size, self.encoding.sent, self.profile.link_bytes_per_s
+
+    @property
+    def forecast(self) -> RoundForecast:
+        """What a round at this width takes."""
+        encoding, adaptive = self.encoding, self.settings.uploads.encoding == "adaptive"
+        return RoundForecast(
+            width=self.cost.width,
+            predicted_s=self.predicted_s,
+            step_s=self.cost.step_s,
+            size=self.size,
+            sent=encoding.sent,
+            upload=str(encoding.encoding) if adaptive else "",
+            upload_reason=encoding.reason,
+        )
 
     @property
     def predicted_s(self) -> float:
@@ -168,19 +206,12 @@ def _choice(
         chosen.predicted_s if steps is None else chosen.seconds(steps),
         chosen.cost.peak_bytes,
         tuple(
-            RoundForecast(width=inner, predicted_s=fit.predicted_s, step_s=fit.cost.step_s)
+            fit.forecast
             for inner, fit in sorted(fits.items())
             if not fit.lacks_memory() and inner <= cap
         ),
         steps or 0,
     )
-
-
-def _transfers(settings: Settings, profile: Profile, size: int) -> tuple[int, int, float]:
-    """Return bytes down, bytes up and the link's bytes per second."""
-    uploads = settings.uploads
-    sent = int(size * encoded_share(uploads.encoding, uploads.keep))
-    return size, sent, profile.link_bytes_per_s
 
 
 def _measured(cost: m.WidthCost) -> WidthCost:

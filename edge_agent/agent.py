@@ -64,6 +64,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
 }
 TICK_S = 0.5
 GOODBYE_S = 2.0
+CONDITION_S = 30.0
 TEXT_LIMIT = 1000  # characters
 
 
@@ -194,7 +195,7 @@ class Agent:
         """Serve until cancelled or stopped."""
         await self._link.start()
         await self._link.subscribe(device_filters(self._id.fleet, self._id.device))
-        for loop in (self._heartbeats(), self._ticks(), self._telemetry()):
+        for loop in (self._heartbeats(), self._ticks(), self._telemetry(), self._conditions()):
             self._background.spawn(loop)
         try:
             async for event in self._link.events():
@@ -300,6 +301,11 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_S)
             self._handle(i.Tick())
+
+    async def _conditions(self) -> None:
+        while True:
+            await asyncio.sleep(CONDITION_S)
+            self._handle(i.ConditionRead(await asyncio.to_thread(self._gear.condition)))
 
     async def _telemetry(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker import messages as m
+from profiler.profile import Condition
 from slimmable.update_codec import UpdateEncoding
 
 
@@ -29,6 +30,13 @@ class ProfileMade:
     """The profiler finished."""
 
     profile: m.Profile
+
+
+@dataclass(frozen=True)
+class ConditionRead:
+    """What state the machine is in now."""
+
+    condition: Condition
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ SessionInput = (
     ServerSaid
     | Acknowledged
     | ProfileMade
+    | ConditionRead
     | WeightsArrived
     | TaskBroke
     | TrainingDone

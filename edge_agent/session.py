@@ -6,7 +6,7 @@ server said last, retained, is repeated after every connect, so every answer may
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
@@ -31,8 +31,10 @@ from edge_agent.actions import (
     Train,
 )
 from edge_agent.clock_meter import ClockMeter
+from edge_agent.condition_watch import worth_telling
 from edge_agent.inputs import (
     Acknowledged,
+    ConditionRead,
     InstallDone,
     ProfileMade,
     ServerSaid,
@@ -47,6 +49,7 @@ from edge_agent.inputs import (
 from edge_agent.link_meter import LinkMeter
 from edge_agent.load_watch import LoadWatch
 from edge_agent.profile_message import expected_training_s
+from profiler.profile import Condition
 
 RETRY_S = 60.0
 # `Tick` cancels a late training and leaves its process alive; these are for one that hangs.
@@ -191,6 +194,8 @@ class AgentSession:
                 return self._news()
             case ProfileMade(profile):
                 return self._profiled(profile, now)
+            case ConditionRead(condition):
+                return self._condition(condition)
             case WeightsArrived():
                 return self._weights(given, now)
             case TaskBroke(round_, reason, detail):
@@ -314,6 +319,14 @@ class AgentSession:
         if not rate and not self._clocks.worth_telling(profile.clock_offset_s):
             return []
         self._profile = self._with_link(profile)
+        return [Say(self._profile)]
+
+    def _condition(self, condition: Condition) -> list[Action]:
+        """Tell the server how hot the machine is, and whether it is held back, if that is news."""
+        profile = self._profile
+        if profile is None or self._profiling or not worth_telling(profile, condition):
+            return []
+        self._profile = msgspec.structs.replace(profile, **asdict(condition))
         return [Say(self._profile)]
 
     def _decline(self, round_: int, why: str) -> m.Progress:

@@ -117,11 +117,19 @@ class RoundForecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     Attributes:
         predicted_s: of the whole round; step_s: of one step in it.
+        size: bytes of the weights in full precision; sent: of an update as it travels. Journals
+            from before they were recorded say 0.
+        upload: encoding of the updates where it is chosen for each device, else "".
+        upload_reason: why, in one sentence.
     """
 
     width: float
     predicted_s: float
     step_s: float
+    size: int = 0
+    sent: int = 0
+    upload: str = ""
+    upload_reason: str = ""
 
 
 class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
@@ -151,6 +159,8 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         steps: of its own; 0 = those of the round's training.
+        upload: encoding of its update, where it is chosen for each device, else "".
+        reason: what of it was decided for this round, in one sentence, or "".
     """
 
     device: str
@@ -158,6 +168,8 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     predicted_s: float
     seed: int
     steps: int = 0
+    upload: str = ""
+    reason: str = ""
 
 
 class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
@@ -174,6 +186,9 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
         not_drawn: who could have taken part, while others were drawn.
         enough: updates with which it closes at once; 0 = all.
         window: which entries of the model its slices hold.
+        resting: who could train but for a limit of the moment, which ``not_invited`` names.
+        excused: those of them whom the operator's limits keep away: they lose no contribution.
+        reason: why the deadline is what it is, where it was chosen, in one sentence.
     """
 
     round: int
@@ -187,6 +202,21 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
     not_drawn: tuple[str, ...] = ()
     enough: int = 0
     window: Window = PREFIX
+    resting: tuple[str, ...] = ()
+    excused: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class RoundsHeld(Event, frozen=True, kw_only=True, tag="rounds-held"):
+    """Devices enough could train, and too few of them now: no round opens for the moment.
+
+    Attributes:
+        reason: one sentence.
+        resting: device -> why not now.
+    """
+
+    reason: str
+    resting: dict[str, str]
 
 
 class TaskProgressed(Event, frozen=True, kw_only=True, tag="task-progressed"):
@@ -227,13 +257,18 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
 
 
 class UpdateRefused(Event, frozen=True, kw_only=True, tag="update-refused"):
-    """An update was not used; the device is told why."""
+    """An update was not used; the device is told why.
+
+    Attributes:
+        size: bytes that it announced, no more than an honest one has.
+    """
 
     round: int
     device: str
     blob: str
     reason: DropReason
     detail: str
+    size: int = 0
 
 
 class DeviceDropped(Event, frozen=True, kw_only=True, tag="device-dropped"):
@@ -520,6 +555,7 @@ AnyEvent = (
     | DeviceProfiled
     | WidthChosen
     | RoundOpened
+    | RoundsHeld
     | TaskProgressed
     | UpdateAccepted
     | UpdateRefused

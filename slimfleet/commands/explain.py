@@ -132,6 +132,11 @@ def _round_lines(found: Explanation) -> list[str]:
 
 
 def _round_line(taken: RoundTaken) -> str:
+    line = _what_became_of(taken)
+    return f"{line}  [{taken.decided}]" if taken.decided else line
+
+
+def _what_became_of(taken: RoundTaken) -> str:
     start = f"  {taken.round:5}  {taken.width:5g}"
     if taken.missed:
         return f"{start}  {taken.missed}"

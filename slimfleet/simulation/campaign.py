@@ -34,7 +34,7 @@ from broker.topics import ServerTells, ServerTopic, check_name, topic_for
 from coordinator.bench import Bench
 from coordinator.fleet import Campaign, Phase
 from coordinator.server import Coordinator, Desk, Identity
-from coordinator.settings import Settings
+from coordinator.settings import DAY_S, Settings
 from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
@@ -308,6 +308,9 @@ class _Fleet:
     ) -> None:
         rounds = self._settings.rounds
         patience = 10 * max(rounds.deadline_s, rounds.gather_s, rounds.retry_s, 60.0)
+        policy = self._settings.width_policy
+        if policy.windows or policy.traffic or policy.traffic_per_day:
+            patience += DAY_S  # what these hold back comes again within a day
         now, told = asyncio.get_running_loop().time, -1
         count, since = journal.head.count, now()
         while not self._over(coordinator.state):

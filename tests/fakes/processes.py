@@ -32,7 +32,7 @@ from edge_agent.slots import ModelSlots
 from journal.blobs import BlobFolder
 from journal.disk import make_folder
 from journal.store import Journal
-from profiler.profile import MachineFacts
+from profiler.profile import Condition, MachineFacts
 from slimfleet.agent_process import next_session
 from tests.fakes.toy_training import SPEC, ToyTrainer
 
@@ -67,6 +67,7 @@ class DeviceSettings:
         behaviour, noise: see `edge_agent.agent.AgentIdentity`.
         tamper: changes the `Update` message before it is kept.
         kept: updates that the outbox holds.
+        condition: reads the state that the machine is in.
     """
 
     trains: bool = True
@@ -75,6 +76,7 @@ class DeviceSettings:
     noise: float = 0.0
     tamper: Any = None
     kept: int = 4
+    condition: Any = Condition
 
 
 class Process:
@@ -265,6 +267,7 @@ class DeviceProcess(Process):
             clock=self.fleet.clock,
             trainer=self.trainer,
             telemetry_s=0.5,
+            condition=self.settings.condition,
         )
         self.agent = _WatchedAgent(self, identity, equipment)
         await self.agent.run()

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from broker.messages import WidthCost
 from coordinator.fleet import Device
-from coordinator.pace import LEAST, MOST, followed, repaced
+from coordinator.pace import (
+    LEAST,
+    MOST,
+    REMEMBERED,
+    followed,
+    remembered,
+    repaced,
+    reserved,
+    spread_of,
+)
 from coordinator.settings import Rounds, Settings, Training, WidthPolicy
 from journal import events as e
 from journal.events import RoundForecast
@@ -134,7 +143,7 @@ def test_a_choice_fits_the_deadline_and_settles_at_once(width, pace, steps, foun
 
 @given(st.floats(0.1, 10), st.floats(0, 1e9), st.floats(0, 1e9))
 def test_no_round_however_odd_moves_the_pace_out_of_its_bounds(ratio, predicted, observed):
-    assert LEAST <= followed(ratio, predicted, observed) <= MOST
+    assert LEAST <= followed(ratio, predicted, observed) <= max(MOST, ratio)
     assert math.isfinite(followed(ratio, predicted, math.inf))
 
 
@@ -186,3 +195,41 @@ def test_a_new_profile_is_believed_again():
     desk.join("busy", costs=costs)
     assert desk.state.devices["busy"].pace == 1.0
     assert desk.of(e.WidthChosen)[-1].width == 0.25
+
+
+# --- room for rounds that differ ----------------------------------------------------------------
+
+
+def test_a_chosen_deadline_has_room_for_the_longest_of_the_last_rounds():
+    steady = replace(device(), ratios=(1.0,) * REMEMBERED)
+    assert reserved(steady, 0.8) == 1.0, "what the share of time leaves is more"
+    unsteady = replace(device(), pace=1.1, ratios=(1.0,) * 39 + (2.0,))
+    assert reserved(unsteady, 0.8) == pytest.approx(0.8 * 1.1 * 2.0)
+    assert reserved(replace(device(), ratios=(1.0,) * 4), 0.8) == pytest.approx(0.8 * 1.5)
+    assert reserved(replace(device(), ratios=(3.0,)), 0.8) == pytest.approx(0.8 * 3.3)
+
+
+def test_of_a_late_round_is_remembered_that_it_would_have_taken_longer():
+    assert remembered((), 10.0, 20.0, late=False) == (2.0,)
+    assert remembered((), 10.0, 20.0, late=True) == (3.0,)
+    assert remembered((1.0,), 0.0, 20.0, late=True) == (1.0,)
+    assert remembered(tuple(range(40)), 1.0, 99.0, late=False) == (*range(1, 40), 99.0)
+
+
+def test_a_new_profile_keeps_how_much_rounds_differ_and_nothing_else_of_them():
+    assert spread_of((2.0, 2.0, 4.0)) == (1.0, 1.0, 2.0)
+    assert spread_of(()) == ()
+
+
+def test_widths_follow_a_chosen_deadline_even_where_the_pace_is_as_predicted():
+    known = replace(device(0.75), ratios=(1.0,) * REMEMBERED)
+    assert repaced(known, SETTINGS) is None
+    assert repaced(known, SETTINGS, 50.0).width == 1.0  # 40 s of the 40 s allowed
+    narrow = repaced(known, SETTINGS, 25.0)
+    assert (narrow.width, narrow.reason) == (
+        0.5,
+        "width 0.5: 0.75 takes 30.0 s of the 20.0 s allowed",
+    )
+    few = repaced(known, SETTINGS, 8.0)
+    assert (few.width, few.steps) == (0.25, 5)  # 0.83 s a step, and two to set up
+    assert "with 5 of 10 steps" in few.reason

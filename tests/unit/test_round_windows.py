@@ -29,7 +29,6 @@ from journal.chain import canonical_bytes
 from slimmable.slicing import slice_state
 from slimmable.state import decode_state, encode_state
 from slimmable.training_rule import WidthRule
-from slimmable.update_codec import UpdateEncoding
 from slimmable.window import PREFIX, Window, WindowKind
 from tests.fakes.office import WIDTHS, Office, settings, share_of
 from tests.unit.test_aggregation import SPEC, random_state
@@ -177,7 +176,8 @@ def test_an_assessment_is_of_the_prefix_whatever_the_rounds_are_of(window):
     [
         ({"rewards": Rewards(mode="training-time")}, "rewards.mode"),
         ({"contributions": Contributions(evaluator="devices")}, "contributions.evaluator"),
-        ({"uploads": Uploads(encoding=UpdateEncoding.TOP_K)}, "uploads.encoding"),
+        ({"uploads": Uploads(encoding="top-k")}, "uploads.encoding"),
+        ({"uploads": Uploads(encoding="adaptive")}, "uploads.encoding"),
     ],
 )
 def test_what_cannot_hold_with_moving_windows_is_refused_by_name(window, changes, named):

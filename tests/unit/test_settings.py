@@ -18,6 +18,7 @@ from coordinator.settings import (
     Settings,
     SettingsError,
     Training,
+    Uploads,
     WidthPolicy,
 )
 
@@ -31,6 +32,7 @@ NUMBERS = {
     Rewards: ("min_trainers", "significance", "aversion"),
 }
 NOT_NEGATIVE = {
+    WidthPolicy: ("hottest_c", "traffic_per_day", "participation_floor"),
     Training: ("momentum", "weight_decay"),
     Rounds: ("minimum", "gather_s", "release_every", "retry_s"),
     Rewards: ("cutoff", "sharing"),
@@ -113,6 +115,17 @@ def test_a_number_in_the_options_of_a_model_must_be_finite_too():
         ({"training": Training(momentum=1.0)}, "training.momentum"),
         ({"width_policy": WidthPolicy(time_share=1.01)}, "width_policy.time_share"),
         ({"width_policy": WidthPolicy(memory_share=2.0)}, "width_policy.memory_share"),
+        (
+            {"width_policy": WidthPolicy(participation_floor=1.1)},
+            "width_policy.participation_floor",
+        ),
+        ({"width_policy": WidthPolicy(traffic={"pump-1": -5})}, "-5 bytes for pump-1"),
+        (
+            {"width_policy": WidthPolicy(windows={"pump-1": "22-6"})},
+            "windows: pump-1: '22-6' is no",
+        ),
+        ({"uploads": Uploads(encoding="adaptive", share=0.0)}, "uploads.share = 0.0 must be above"),
+        ({"uploads": Uploads(share=1.5)}, "uploads.share = 1.5 must be at most 1"),
         ({"presence": Presence(late_after=4.0)}, "presence.offline_after"),
         ({"seed": -1}, "seed"),
         ({"contributions": Contributions(decay=1.01)}, "contributions.decay"),
