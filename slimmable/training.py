@@ -31,7 +31,15 @@ from slimmable.task import Task, TaskError, TaskKind
 from slimmable.torch_device import on_torch_device, torch_device
 from slimmable.training_rule import TrainingRule, WidthDraw
 
-__all__ = ["DivergenceError", "Training", "TrainingRule", "loss_function", "train"]
+__all__ = [
+    "DivergenceError",
+    "SlicedNetwork",
+    "Training",
+    "TrainingRule",
+    "batches",
+    "loss_function",
+    "train",
+]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Cut = Callable[[torch.Tensor], torch.Tensor]
@@ -146,10 +154,10 @@ class Training:
         if rule.proximal:
             self._start = {name: leaf.detach().clone() for name, leaf in self._leaves.items()}
         self._draw = WidthDraw(rule, width)
-        self._batches = _batches(len(samples), rule.batch_size, rng)
+        self._batches = batches(len(samples), rule.batch_size, rng)
         torch.manual_seed(int(rng.integers(2**63)))
         self._slices = {
-            offered: _Slice(model, offered, width, scaler=rule.scaler)
+            offered: SlicedNetwork(model, offered, width, scaler=rule.scaler)
             for offered in self._draw.widths
         }
 
@@ -220,7 +228,7 @@ class Training:
         return (1 - share) * loss + share * distance(self._task, outputs, teacher)
 
 
-class _Slice:
+class SlicedNetwork:
     """The network of one width, fed with slices of the tensors of the training width."""
 
     def __init__(self, model: SlimmableModel, width: float, outer: float, *, scaler: bool) -> None:
@@ -311,7 +319,7 @@ def _sgd_step(
             leaf.grad = None
 
 
-def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
+def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
     """Yield index batches for ever, reshuffled after each pass; all have the same size.
 
     What does not fill a batch is left out of that pass: batch norm fails on a batch of one.
