@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import ModelManifest
-from coordinator.settings import Aggregation
-from journal.events import AloneScore, Contribution, CurvePoint
+from coordinator.settings import Aggregation, Distillation
+from journal.events import AloneScore, Contribution, CurvePoint, Distilled
 from slimmable.window import PREFIX, Window
 
 if TYPE_CHECKING:  # decisions read the results below, and they have no disk
@@ -25,6 +25,8 @@ class Bench:
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
         fleet: its name, which is written into exported files.
+        distillation: what the aggregate is taught; pool: file of unlabelled samples for that, None
+            where validation recordings are set aside; pool_reader, pool_options: how to read it.
     """
 
     model: str
@@ -38,6 +40,10 @@ class Bench:
     seed: int
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     fleet: str = ""
+    distillation: Distillation = field(default_factory=Distillation)
+    pool: "Path | None" = None
+    pool_reader: str = "npz"
+    pool_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class RoundResult:
     seconds: float
     better: bool
     optimiser: str = ""
+    distilled: Distilled | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.rules import admitted_changes, steps_of
 from coordinator.aggregation.server_optimiser import Move, move
 from coordinator.aggregation.steps import Step, combine
 from coordinator.bench import Bench, RoundResult, ScoreJob
@@ -19,12 +19,13 @@ from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
 from coordinator.contribution.methods import estimate
 from coordinator.contribution.novelty import Novelty, novel_steps
 from coordinator.curve import TrainedWidths, score_curve
+from coordinator.distilling import distil
 from coordinator.evaluator import RoundEvaluator
 from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
 from coordinator.update_file import read_update
 from journal.blobs import BlobFolder
-from journal.events import Contribution, CurvePoint
+from journal.events import Contribution, CurvePoint, Distilled
 from slimmable.evaluation import calibrate
 from slimmable.model import SlimmableModel
 from slimmable.state import Array, ModelState, decode_state, encode_state
@@ -33,6 +34,9 @@ from slimmable.width import spread_out
 
 def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     """Aggregate the updates, measure every width, and score every device.
+
+    What the server teaches the aggregate is nobody's contribution: devices are scored before it,
+    and the curve is measured after it.
 
     Without validation data nothing is measured: the result has no curve and no values.
     """
@@ -52,6 +56,10 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     novelty = _novelty(model, blobs, job, base, steps, moved)
     evidence = _evidence(model, moved.base, novelty, bench, job, validation)
     scores = estimate(job.method, evidence, job.coalitions, rng)
+    distilled: Distilled | None = None
+    if bench.distillation.rule != "none":
+        changes = admitted_changes(base, model.spec, updates, job.aggregation)
+        state, distilled = distil(bench, job.round, model, base, changes, state)
     curve: tuple[CurvePoint, ...] = ()
     better = False
     if validation:
@@ -73,6 +81,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         seconds=time.process_time() - started,
         better=better,
         optimiser=blobs.put(encode_state(moved.memory)) if moved.memory else "",
+        distilled=distilled,
     )
 
 

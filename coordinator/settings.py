@@ -139,6 +139,29 @@ class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return self.name in ("fedadam", "fedyogi")
 
 
+class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server teaches the aggregate of a round; see `coordinator.distilling`.
+
+    Attributes:
+        rule: "none"; "feddf": what the devices' networks say on average; "fed-et": their weighted
+            consensus, and a second voice of those who disagree with it.
+        steps: at most, each of one batch at several widths; batch_size: samples of it.
+        learning_rate: of Adam, the highest; it falls along a cosine.
+        temperature: of feddf, what outputs are divided by before they are compared.
+        diversity: of fed-et, weight of the second voice.
+        set_aside: share of the validation recordings that measures nothing: they judge when to
+            stop and, where the operator gives no pool, half of them is the pool.
+    """
+
+    rule: Literal["none", "feddf", "fed-et"] = "none"
+    steps: int = 100
+    batch_size: int = 64
+    learning_rate: float = 0.001
+    temperature: float = 1.0
+    diversity: float = 0.05
+    set_aside: float = 0.2
+
+
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the updates of a round become one change; see `coordinator.aggregation.rules`.
 
@@ -148,13 +171,14 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         trim: of trimmed-mean, share of the devices that is left out at either end, below 0.5.
         clip: a change longer than this many times the round's median length is shortened to that
             before anything else; 0 = never.
-        server: what the server makes of the result.
+        server: what the server makes of the result; distillation: what it teaches it after that.
     """
 
     rule: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = 0.2
     clip: float = 0.0
     server: ServerOptimiser = ServerOptimiser()
+    distillation: Distillation = Distillation()
 
 
 class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -30,6 +30,10 @@ POSITIVE = (
     "aggregation.server.rate",
     "uploads.keep",
     "aggregation.server.adaptivity",
+    "aggregation.distillation.steps",
+    "aggregation.distillation.batch_size",
+    "aggregation.distillation.learning_rate",
+    "aggregation.distillation.temperature",
     "rewards.min_trainers",
     "rewards.significance",
     "rewards.aversion",
@@ -61,6 +65,8 @@ NOT_NEGATIVE = (
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
     "aggregation.clip",
+    "aggregation.distillation.diversity",
+    "aggregation.distillation.set_aside",
     "contributions.trim",
     "contributions.novelty",
     "contributions.widths",
@@ -82,6 +88,7 @@ BELOW_ONE = (
     "aggregation.server.second_momentum",
     "training.momentum",
     "rewards.significance",
+    "aggregation.distillation.set_aside",
 )
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
@@ -194,6 +201,39 @@ def _check_aggregation(settings: "Settings") -> None:
         raise SettingsError(
             f"aggregation.clip = {how.clip:g} would shorten what is usual: it must be at least 1,"
             " or 0 for never"
+        )
+
+
+def check_pool(settings: "Settings", *, pool: bool) -> None:
+    """Refuse a distillation that has nothing to teach with, and a pool that nobody needs.
+
+    Args:
+        settings: of the campaign.
+        pool: whether the operator names unlabelled recordings.
+
+    Raises:
+        SettingsError: the message says what to add or to remove.
+    """
+    how = settings.aggregation.distillation
+    if how.rule == "none":
+        if pool:
+            raise SettingsError(
+                'a pool is not used with aggregation.distillation.rule = "none": leave it out, or'
+                ' set rule = "feddf"'
+            )
+        return
+    if pool:
+        return
+    if settings.contributions.evaluator == "devices":
+        raise SettingsError(
+            f'aggregation.distillation.rule = "{how.rule}" needs recordings on the server, and'
+            ' contributions.evaluator = "devices" does without: name a pool of unlabelled ones'
+        )
+    if not how.set_aside:
+        raise SettingsError(
+            f'aggregation.distillation.rule = "{how.rule}" without a pool takes its inputs from'
+            " validation recordings that are set aside: name a pool of unlabelled recordings, or"
+            " let aggregation.distillation.set_aside be above 0"
         )
 
 

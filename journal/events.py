@@ -309,6 +309,26 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     known: float = 0.0
 
 
+class Distilled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the server taught the aggregate of a round, by what the devices' networks say.
+
+    Attributes:
+        rule: of `coordinator.settings.Distillation`; teachers: how many networks were heard.
+        left_out: devices whose network said NaN or infinity.
+        steps: that the new weights were taught; 0 = none did them good, or could be taken.
+        loss_before, loss_after: on the recordings set aside, over the grid; None without any.
+        trouble: why it ended early, where something went wrong.
+    """
+
+    rule: str
+    teachers: int
+    steps: int
+    left_out: tuple[str, ...] = ()
+    loss_before: float | None = None
+    loss_after: float | None = None
+    trouble: str = ""
+
+
 class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     """The aggregate of a round, measured.
 
@@ -322,6 +342,8 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
         measured: digest of the weights that the curve describes, where devices measure: those that
             the round started from, or the last that any device reported on. "" = the new ones.
         optimiser: digest of what the server's optimiser remembers, or "".
+        distilled: what the server taught the aggregate, where it did. Contributions and values are
+            from before that; the curve and ``digest`` are of the result.
     """
 
     round: int
@@ -336,6 +358,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     better: bool
     measured: str = ""
     optimiser: str = ""
+    distilled: Distilled | None = None
 
 
 class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
