@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.messages import ModelManifest
 from coordinator.settings import Aggregation, Distillation
-from journal.events import AloneScore, Contribution, CurvePoint, Distilled
+from journal.events import AloneScore, Contribution, ControlVariates, CurvePoint, Distilled
 from slimmable.window import PREFIX, Window
 
 if TYPE_CHECKING:  # decisions read the results below, and they have no disk
@@ -56,6 +56,8 @@ class UpdateFile:
         rounds: in which an update of the device counted, this one included.
         window: which entries of the full model it is about.
         reach: widest sub-model that its device comes to train, which may be wider than this once.
+        steps: that the device was asked for.
+        corrected: whether it says that it corrected its gradients.
     """
 
     device: str
@@ -66,6 +68,23 @@ class UpdateFile:
     rounds: int = 1
     window: Window = PREFIX
     reach: float = 0.0
+    steps: int = 0
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control variates that a round went by.
+
+    Attributes:
+        fleet: digest of what the fleet's are worked out from, "" at first; devices: of each
+            device's own, where it has one.
+        rate: learning rate of the round.
+    """
+
+    fleet: str
+    devices: Mapping[str, str]
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,7 @@ class ScoreJob:
             what the server could foresee.
         min_trainers: see `coordinator.settings.Rewards`.
         absent_widths: how far devices without an update in this round reach, if they ever trained.
+        control: None where gradients are not corrected.
     """
 
     round: int
@@ -95,6 +115,7 @@ class ScoreJob:
     aggregation: Aggregation = field(default_factory=Aggregation)
     optimiser: str = ""
     widths: int = 0
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +149,7 @@ class RoundResult:
     better: bool
     optimiser: str = ""
     distilled: Distilled | None = None
+    variates: ControlVariates | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from coordinator.aggregation.rules import admitted_changes, steps_of
 from coordinator.aggregation.server_optimiser import Move, move
-from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.steps import combine
 from coordinator.bench import Bench, RoundResult, ScoreJob
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
@@ -18,6 +17,7 @@ from coordinator.contribution.evidence import Evidence, Scores
 from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
 from coordinator.contribution.methods import estimate
 from coordinator.contribution.novelty import Novelty, novel_steps
+from coordinator.controlling import Controlled, control
 from coordinator.curve import TrainedWidths, score_curve
 from coordinator.distilling import distil
 from coordinator.evaluator import RoundEvaluator
@@ -53,7 +53,8 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     if broken:
         raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
     rng = np.random.default_rng((bench.seed, job.round))
-    novelty = _novelty(model, blobs, job, base, steps, moved)
+    controlled = control(model.spec, blobs, base, updates, steps, job)
+    novelty = _novelty(model, blobs, job, base, controlled, moved)
     evidence = _evidence(model, moved.base, novelty, bench, job, validation)
     scores = estimate(job.method, evidence, job.coalitions, rng)
     distilled: Distilled | None = None
@@ -82,6 +83,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         better=better,
         optimiser=blobs.put(encode_state(moved.memory)) if moved.memory else "",
         distilled=distilled,
+        variates=controlled.variates,
     )
 
 
@@ -90,10 +92,10 @@ def _novelty(
     blobs: BlobFolder,
     job: ScoreJob,
     base: ModelState,
-    steps: Sequence[Step],
+    controlled: Controlled,
     moved: Move,
 ) -> Novelty:
-    """Split the steps by what the model's own last changes foretold.
+    """Split the steps by what the model's own last changes, and the server's orders, foretold.
 
     Whoever repeats such a change repeats it as it was seen: the steps are split before the server's
     optimiser scales them.
@@ -103,9 +105,12 @@ def _novelty(
         {name: after[name] - before[name] for name in model.spec.parameters}
         for after, before in itertools.pairwise(states)
     ]
-    found = novel_steps(model.spec, steps, known)
+    sent = controlled.sent if known else {}  # contributions.novelty = 0 looks at nothing
+    known += controlled.known if known else []
+    found = novel_steps(model.spec, controlled.own, known, sent)
     novel, foreseen = (
-        tuple(moved.steps(model.spec, part)) for part in (found.steps, found.foreseen)
+        tuple(moved.steps(model.spec, part))
+        for part in (found.steps, (*found.foreseen, *controlled.rest))
     )
     return replace(found, steps=novel, foreseen=foreseen)
 

@@ -16,7 +16,7 @@ MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
 DAY_S = 86400.0
 # Of the hyper-parameters: what no device is told.
-OF_THE_SERVER = ("epochs", "round_decay", "window")
+OF_THE_SERVER = ("epochs", "round_decay", "window", "control")
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +32,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly a device's weights are drawn back to those it received (FedProx).
         masked_loss: whether classes that a device does not have are left out of its loss.
+        control: "scaffold": each gradient is corrected by what the server knows of the device's
+            and of everybody's, see `coordinator.aggregation.control_variates`; or "none".
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
         scaler: whether what a slice's layers give is divided by its width while training.
@@ -49,6 +51,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gradient_norm: float = 0.0
     proximal: float = 0.0
     masked_loss: bool = False
+    control: Literal["none", "scaffold"] = "none"
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
@@ -358,7 +361,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return what of the hyper-parameters one training goes by.
 
         How long each device trains, how the rate falls from round to round and which channels a
-        round's slices hold is decided in `coordinator.local_training`.
+        round's slices hold is decided in `coordinator.local_training`; corrections follow from
+        earlier rounds.
         """
         known = msgspec.structs.asdict(self.training)
         return {name: one for name, one in known.items() if name not in OF_THE_SERVER}

@@ -117,6 +117,7 @@ def check_settings(settings: "Settings") -> None:
     _check_rounds(settings)
     _check_training(settings)
     _check_aggregation(settings)
+    _check_control(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
     if settings.presence.offline_after < settings.presence.late_after:
@@ -202,6 +203,26 @@ def _check_aggregation(settings: "Settings") -> None:
             f"aggregation.clip = {how.clip:g} would shorten what is usual: it must be at least 1,"
             " or 0 for never"
         )
+
+
+def _check_control(settings: "Settings") -> None:
+    """Refuse what makes a device's mean gradient unknown to the server."""
+    if settings.training.control == "none":
+        return
+    why = {
+        "training.momentum": settings.training.momentum != 0,
+        "training.proximal": settings.training.proximal != 0,
+        "uploads.encoding": settings.uploads.encoding == "top-k",
+        "aggregation.rule": settings.aggregation.rule != "mean",
+        "aggregation.clip": settings.aggregation.clip != 0,
+    }
+    wanted = {"uploads.encoding": '"int8"', "aggregation.rule": '"mean"'}
+    for name, wrong in why.items():
+        if wrong:
+            raise SettingsError(
+                f'training.control = "scaffold" works out what each device\'s gradients were from'
+                f' what it changed: set {name} = {wanted.get(name, "0")}, or control = "none"'
+            )
 
 
 def check_pool(settings: "Settings", *, pool: bool) -> None:

@@ -180,7 +180,9 @@ def _transfers(settings: Settings, profile: Profile, size: int) -> tuple[int, in
     """Return bytes down, bytes up and the link's bytes per second."""
     uploads = settings.uploads
     sent = int(size * encoded_share(uploads.encoding, uploads.keep))
-    return size, sent, profile.link_bytes_per_s
+    # A correction is as large as the weights, and travels in full precision.
+    received = size if settings.training.control == "none" else 2 * size
+    return received, sent, profile.link_bytes_per_s
 
 
 def _measured(cost: m.WidthCost) -> WidthCost:

@@ -209,6 +209,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
         digest: of the update's bytes in the blob folder.
         round_s: from the opening of the round to this commit, by the server's clock.
         evaluations: where devices measure, what the round's base scored on this one's recordings.
+        corrected: whether the device says that it corrected its gradients.
     """
 
     round: int
@@ -224,6 +225,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
     train_s: float
     round_s: float
     evaluations: tuple[WidthEvaluation, ...] = ()
+    corrected: bool = False
 
 
 class UpdateRefused(Event, frozen=True, kw_only=True, tag="update-refused"):
@@ -262,14 +264,16 @@ class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
     """A blob that several devices may open was published, once for all of them.
 
     Attributes:
-        purpose: "round-7" or "release-3"; width: of the weights or the ONNX file.
+        purpose: "round-7", "correction-7" or "release-3"; width: of the weights or the ONNX file.
         size: bytes of its blocks.
+        device: that it is for, where it is for one.
     """
 
     purpose: str
     width: float
     blob: str
     size: int
+    device: str = ""
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -329,6 +333,17 @@ class Distilled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trouble: str = ""
 
 
+class ControlVariates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of gradients after a round, as digests in the blob folder.
+
+    Attributes:
+        fleet: of everybody; devices: of each device of the round.
+    """
+
+    fleet: str
+    devices: dict[str, str]
+
+
 class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     """The aggregate of a round, measured.
 
@@ -344,6 +359,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
         optimiser: digest of what the server's optimiser remembers, or "".
         distilled: what the server taught the aggregate, where it did. Contributions and values are
             from before that; the curve and ``digest`` are of the result.
+        variates: control variates after the round, where gradients are corrected.
     """
 
     round: int
@@ -359,6 +375,7 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     measured: str = ""
     optimiser: str = ""
     distilled: Distilled | None = None
+    variates: ControlVariates | None = None
 
 
 class AloneScore(msgspec.Struct, frozen=True, kw_only=True):
