@@ -81,17 +81,8 @@ def control(
     asked = {
         update.device: Asked(update.steps, given.rate, update.corrected) for update in job.updates
     }
-    works: list[Change] = []
-    sent: dict[str, ModelState] = {}
     changes = changes_of(base, spec, updates)
-    usual = usual_length(changes)
-    for change in changes:
-        own = _own(spec, blobs, given, change.device)
-        told = correction(spec, mean, own, change.place)
-        order = believed(spec, mean, own, change, asked[change.device], usual)
-        works.append(own_work(change, told, order))
-        if not order.corrected and any(array.any() for array in told.values()):
-            sent[change.device] = _widened(spec, change, told)
+    works, sent = _works(spec, blobs, given, changes, mean, asked)
     stored: dict[str, str] = {}
     for work in bounded(works):  # their own variates are read again: never all at once
         own = _own(spec, blobs, given, work.device)
@@ -107,6 +98,26 @@ def control(
         sent,
         ControlVariates(fleet=blobs.put(encode_state(memory)), devices=stored),
     )
+
+
+def _works(
+    spec: WidthSpec,
+    blobs: BlobFolder,
+    given: Control,
+    changes: Sequence[Change],
+    mean: ModelState,
+    asked: Mapping[str, Asked],
+) -> tuple[list[Change], dict[str, ModelState]]:
+    """Return what the devices' own gradients did, and what was sent to those who did not use it."""
+    works, sent, usual = [], {}, usual_length(changes)
+    for change in changes:
+        own = _own(spec, blobs, given, change.device)
+        told = correction(spec, mean, own, change.place)
+        order = believed(spec, mean, own, change, asked[change.device], usual)
+        works.append(own_work(change, told, order))
+        if not order.corrected and any(array.any() for array in told.values()):
+            sent[change.device] = _widened(spec, change, told)
+    return works, sent
 
 
 def _own(spec: WidthSpec, blobs: BlobFolder, given: Control, device: str) -> ModelState:

@@ -14,6 +14,7 @@ taken.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from coordinator.aggregation.changes import Change
@@ -63,14 +64,9 @@ def distil(
     # No more inputs than the steps can see.
     count = min(len(data.pool), how.steps * how.batch_size)
     x = data.pool[np.sort(rng.permutation(len(data.pool))[:count])]
-    left_out: list[str] = []
-    lesson = _lesson(how.rule, _heard(teachers_say(model, base, changes, x), left_out))
-    for device in left_out:
-        log.warning("distillation: the network of %s says NaN or infinity: not heard", device)
-    teachers, deaf = len(changes) - len(left_out), tuple(left_out)
+    lesson, found = _ensemble(how.rule, changes, teachers_say(model, base, changes, x))
     if lesson is None:
-        trouble = "no network could be heard"
-        return state, Distilled(rule=how.rule, teachers=0, steps=0, left_out=deaf, trouble=trouble)
+        return state, found
     taught = teach(
         model,
         state,
@@ -84,11 +80,9 @@ def distil(
     )
     if taught.trouble:
         log.warning("distillation in round %d: %s", number, taught.trouble)
-    return taught.state, Distilled(
-        rule=how.rule,
-        teachers=teachers,
+    return taught.state, msgspec.structs.replace(
+        found,
         steps=taught.steps,
-        left_out=deaf,
         loss_before=taught.loss_before,
         loss_after=taught.loss_after,
         trouble=taught.trouble,
@@ -107,20 +101,32 @@ def teachers_say(
         yield one.device, outputs(model, one.width, filled, x)
 
 
-def _heard(said: Iterator[tuple[str, Array]], left_out: list[str]) -> Iterator[Array]:
-    for device, one in said:
-        if np.isfinite(one).all():
-            yield one
-        else:
-            left_out.append(device)
+def _ensemble(
+    rule: str, changes: Sequence[Change], said: Iterator[tuple[str, Array]]
+) -> tuple[Lesson | None, Distilled]:
+    """Return what the ensemble says, None where there is nobody in it, and who was heard."""
+    left_out: list[str] = []
 
+    def heard() -> Iterator[Array]:
+        for device, one in said:
+            if np.isfinite(one).all():
+                yield one
+            else:
+                log.warning("distillation: the network of %s says NaN or infinity", device)
+                left_out.append(device)
 
-def _lesson(rule: str, heard: Iterator[Array]) -> Lesson | None:
-    """Return what the ensemble says; None where there is nobody in it."""
+    lesson, trouble = None, ""
     try:
-        return mean_lesson(heard) if rule == "feddf" else consensus_lesson(list(heard))
+        lesson = mean_lesson(heard()) if rule == "feddf" else consensus_lesson(list(heard()))
     except NobodyError:
-        return None
+        trouble = "no network could be heard"
+    return lesson, Distilled(
+        rule=rule,
+        teachers=len(changes) - len(left_out),
+        steps=0,
+        left_out=tuple(left_out),
+        trouble=trouble,
+    )
 
 
 class _Judge:

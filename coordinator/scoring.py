@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from coordinator.aggregation.rules import admitted_changes, steps_of
 from coordinator.aggregation.server_optimiser import Move, move
 from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, RoundResult, ScoreJob
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
@@ -57,10 +59,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     novelty = _novelty(model, blobs, job, base, controlled, moved)
     evidence = _evidence(model, moved.base, novelty, bench, job, validation)
     scores = estimate(job.method, evidence, job.coalitions, rng)
-    distilled: Distilled | None = None
-    if bench.distillation.rule != "none":
-        changes = admitted_changes(base, model.spec, updates, job.aggregation)
-        state, distilled = distil(bench, job.round, model, base, changes, state)
+    state, distilled = _distilled(bench, job, model, base, updates, state)
     curve: tuple[CurvePoint, ...] = ()
     better = False
     if validation:
@@ -85,6 +84,21 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         distilled=distilled,
         variates=controlled.variates,
     )
+
+
+def _distilled(
+    bench: Bench,
+    job: ScoreJob,
+    model: SlimmableModel,
+    base: ModelState,
+    updates: Sequence[DeviceUpdate],
+    state: ModelState,
+) -> tuple[ModelState, Distilled | None]:
+    """Return the aggregate after it was taught, where the settings want that."""
+    if bench.distillation.rule == "none":
+        return state, None
+    changes = admitted_changes(base, model.spec, updates, job.aggregation)
+    return distil(bench, job.round, model, base, changes, state)
 
 
 def _novelty(

@@ -4,6 +4,8 @@ import msgspec
 import pytest
 
 from coordinator.duties import needed_blobs
+from coordinator.evolution import evolve
+from coordinator.fleet import Campaign
 from coordinator.settings import Training
 from edge_agent.training_job import Trainer
 from journal.blobs import BlobFolder
@@ -46,6 +48,16 @@ def test_the_network_learns_and_riders_earn_nothing(tmp_path):
     said = {(one.round, one.device): one.corrected for one in of(found, UpdateAccepted)}
     assert not any(corrected for (number, _), corrected in said.items() if number == 1)
     assert all(said[2, name] for name in "abcd")
+
+
+def test_a_restarted_server_knows_the_variates_from_its_journal(tmp_path):
+    found = simulate(SCAFFOLD, fleet(), samples(400, 99), tmp_path / "run")
+    state = Campaign()
+    for record in found.records:
+        state = evolve(state, record.event, record.at)
+    assert state.variates == found.state.variates != ""
+    assert state.own_variates == found.state.own_variates
+    assert set(state.own_variates) == set("abcd")
 
 
 def test_each_device_has_a_blob_of_its_own_and_the_server_keeps_what_it_needs(tmp_path):
