@@ -79,6 +79,7 @@ class TrainRequest:
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    correction: bytes = b""
 
 
 class TrainerProcess:

@@ -207,6 +207,7 @@ class Trainer:
             peak_bytes=meter.peak(),
             evaluations=evaluations,
             upload=upload,
+            corrected=bool(command.correction),
         )
 
     def _encoded(
@@ -296,7 +297,8 @@ def behave(
     rng = np.random.default_rng(command.seed)
     if command.behaviour == "honest":
         rule = TrainingRule(**msgspec.structs.asdict(command.training))
-        return train(model, state, command.width, samples, rule, rng, after_step)
+        correction = decode_state(command.correction) if command.correction else None
+        return train(model, state, command.width, samples, rule, rng, after_step, correction)
     if command.behaviour == "free-rider":
         return {name: _noisy(array, command.noise, rng) for name, array in state.items()}, 0.0
     raise BehaviourError(

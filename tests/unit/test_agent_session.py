@@ -225,6 +225,15 @@ def test_what_was_measured_travels_with_the_update(ready):
     assert kept.evaluations == measured
 
 
+def test_a_correction_goes_from_the_task_to_the_trainer_and_the_update_says_so(ready):
+    hear(ready, task(1))
+    _, training = ready.handle(WeightsArrived(1, b"weights", 10, 0.1, b"correction"), NOW)
+    assert training.correction == b"correction"
+    done = TrainingDone(1, b"state", 100, 4, 0.5, 2.0, corrected=True)
+    (kept,) = ready.handle(done, NOW)
+    assert kept.corrected
+
+
 def test_a_task_goes_from_acceptance_to_an_update_that_is_kept_before_it_is_sent(ready):
     given = task(1)
     accepted = Say(m.Progress(round=1, stage=Stage.ACCEPTED))

@@ -97,6 +97,18 @@ def test_a_method_that_needs_validation_data_is_refused_where_there_is_none(serv
     assert "cosine-to-aggregate" in text
 
 
+TAUGHT = ("model =", 'aggregation.distillation.rule = "feddf"\nmodel =')
+POOL = ("[broker]\n", 'pool = "machines"\npool_reader = "images"\n[broker]\n')
+
+
+def test_a_pool_and_a_distillation_belong_together(server):
+    assert server(TAUGHT).pool == ""  # validation recordings are set aside
+    assert (server(TAUGHT, POOL).pool, server(TAUGHT, POOL).pool_reader) == ("machines", "images")
+    assert "leave it out" in complaint(server, POOL)
+    assert "name a pool" in complaint(server, TAUGHT, DEVICES_TOO, WITHOUT_DATA)
+    assert server(TAUGHT, POOL, DEVICES_TOO, WITHOUT_DATA).pool == "machines"
+
+
 def test_an_agent_is_read(agent):
     config = agent()
     assert config.train.data == "own.npz"
