@@ -173,7 +173,9 @@ class Student:
         self._draw = WidthDraw(self._pace, 1.0)
         self._batches = batches(len(x), rule.batch_size, rng)
         torch.manual_seed(int(rng.integers(2**63)))
-        self._slices = {width: SlicedNetwork(model, width, 1.0, scaler=False) for width in self._draw.widths}
+        self._slices = {
+            width: SlicedNetwork(model, width, 1.0, scaler=False) for width in self._draw.widths
+        }
         self._same = _same(model.task, lesson)
         self._done = 0
 
