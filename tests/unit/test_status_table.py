@@ -160,6 +160,7 @@ def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
         "can_train": True,
         "emulated": "raspberry-pi-4",
         "known": True,
+        "clock_offset_s": None,
         "participation": "takes-part",
         "reason": "width 0.5: predicted 1.2 s of 3 s",
         "training_width": 0.5,
