@@ -7,7 +7,6 @@ control characters.
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +35,7 @@ from broker.topics import (
     UpTopic,
     topic_for,
 )
+from monitor.terminal_text import plain, wrapped
 
 COLUMNS = 80
 SHORTEST_NAME = 8  # however much the figures need
@@ -129,9 +129,9 @@ def fold(view: StatusView, topic: Topic, message: Message) -> StatusView:
 
 def status_lines(view: StatusView, columns: int = COLUMNS) -> list[str]:
     """Return the status as lines of at most ``columns`` characters."""
-    lines = _wrapped(_headline(view), columns)
+    lines = wrapped(_headline(view), columns)
     for notice in _notices(view):
-        lines += _wrapped(f"! {notice}", columns)
+        lines += wrapped(f"! {notice}", columns)
     devices = view.devices
     if not devices:
         return [*lines, "", "no device has appeared yet"]
@@ -143,9 +143,9 @@ def status_lines(view: StatusView, columns: int = COLUMNS) -> list[str]:
     for device, row in zip(devices, rows[2:], strict=True):
         lines.append(_cells(row, spans))
         if len(row[0]) > spans[0]:
-            lines += _wrapped(f"full name: {row[0]}", columns, "    ")
+            lines += wrapped(f"full name: {row[0]}", columns, "    ")
         for sentence in _why(view, device):
-            lines += _wrapped(sentence, columns, "    ")
+            lines += wrapped(sentence, columns, "    ")
     return lines
 
 
@@ -289,19 +289,3 @@ def _cells(row: tuple[str, ...], spans: list[int]) -> str:
     words = [c.ljust(s) for c, s in zip((name, *row[1:3]), spans[:3], strict=True)]
     figures = [cell.rjust(span) for cell, span in zip(row[3:], spans[3:], strict=True)]
     return " ".join([*words, *figures]).rstrip()
-
-
-def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
-    further = indent + "  "
-    return textwrap.wrap(
-        text,
-        columns,
-        initial_indent=indent,
-        subsequent_indent=further,
-        break_on_hyphens=False,  # of names and digests
-    )
-
-
-def plain(text: str) -> str:
-    """Return text without characters that steer a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -12,11 +12,11 @@ from broker.topics import DeviceSays, UpTopic, operator_filters
 from monitor.status_table import (
     StatusView,
     fold,
-    plain,
     status_data,
     status_filters,
     status_lines,
 )
+from monitor.terminal_text import plain
 from tests.fakes.fleet_status import (
     STATE,
     STATE_TOPIC,
