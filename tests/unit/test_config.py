@@ -170,6 +170,7 @@ def test_a_mistake_in_a_server_file_is_named(server, tmp_path, old, new, expecte
         ("[infer.eval", "[demo]\nbehaviour = 'lazy'\n[infer.eval", "demo.behaviour: Invalid enum"),
         ("[infer.eval", "[demo]\nnoise = -1.0\n[infer.eval", "demo.noise = -1.0"),
         ('data = "own.npz"', 'data = "own.npz"\nmemory_mb = -1', "train.memory_mb = -1"),
+        ('data = "own.npz"', 'data = "own.npz"\nprofile_s = -1.0', "train.profile_s = -1"),
         ("[infer.eval", "[infer]\nthreads = 0\n[infer.eval", "infer.threads = 0 must be at least"),
         ("[infer.eval", "[infer]\ntelemetry_s = 0\n[infer.eval", "infer.telemetry_s = 0.0 must"),
         ("[infer.eval", "[infer]\ntelemetry_s = nan\n[infer.eval", "infer.telemetry_s = nan must"),
