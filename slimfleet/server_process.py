@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import random
-import time
 from pathlib import Path
 
 from broker.codec import encode
@@ -20,6 +19,7 @@ from journal.disk import make_folder
 from journal.store import Journal
 from slimfleet import __version__
 from slimfleet.config import ConfigError, ServerConfig
+from slimfleet.forward_clock import ForwardClock
 from slimfleet.keys import load_identity
 from slimfleet.stopping import stop_on_signal
 from slimmable.spec import WidthSpec
@@ -84,7 +84,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
             spec,
             bench,
             identity,
-            Desk(link, journal, blobs, jobs, time.time, folder),
+            Desk(link, journal, blobs, jobs, ForwardClock(), folder),
             software=f"slimfleet {__version__}",
         )
         if coordinator.replayed:
