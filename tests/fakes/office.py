@@ -201,15 +201,16 @@ class Office:
         return self.say(i.ProgressReceived(device, Progress(round=number, stage=stage, **changes)))
 
     def update_of(self, sender, **changes):
-        current = self.state.round
-        task = current.tasks.get(sender)
+        current, owed = self.state.round, self.state.owed.get(sender)
+        number = owed.number if owed else current.number
+        task = owed.task if owed else current.tasks.get(sender)
         known = {
             "device": sender,
-            "round": current.number,
+            "round": number,
             "width": task.task.width if task else 1.0,
             "model": "cnn1d",
             "spec_hash": SPEC,
-            "blob": blob(f"{sender} {current.number}"),
+            "blob": blob(f"{sender} {number}"),
             "samples": 10,
             "steps": 2,
             "loss": 1.5,
@@ -227,7 +228,8 @@ class Office:
 
     def scored(self, contributions=None, *, better=True, points=None):
         current = self.state.round
-        arrived = current.closed.aggregated
+        late = {step.device for step in current.closed.late}
+        arrived = sorted({*current.closed.aggregated, *late})
         given = contributions or {}
         return self.say(
             i.Scored(

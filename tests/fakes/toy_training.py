@@ -13,17 +13,18 @@ import numpy as np
 from broker.messages import WidthEvaluation
 from coordinator.aggregation.rules import steps_of
 from coordinator.aggregation.steps import combine
-from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import AssessResult, ExportResult, RoundResult
+from coordinator.contribution.entries import entries
 from coordinator.contribution.evidence import Evidence
 from coordinator.contribution.flat_steps import FlatSteps
 from coordinator.contribution.methods import estimate
 from coordinator.curve import TrainedWidths, score_curve
 from coordinator.jobs import JobError
+from coordinator.update_file import read_update
 from edge_agent.trainer_protocol import Trained
 from edge_agent.training_failure import TrainingFailed
 from journal.blobs import BlobFolder
-from journal.events import AloneScore, Contribution
+from journal.events import AloneScore
 from profiler.profile import Benchmark, WidthCost
 from slimmable.slicing import slice_state
 from slimmable.spec import AxisTerm, WidthSpec
@@ -181,10 +182,7 @@ class ToyJobs:
         await self._work("score")
         blobs = BlobFolder(bench.blobs, owner=False)
         base = decode_state(blobs.get(job.base))
-        updates = [
-            DeviceUpdate(u.device, u.width, decode_state(blobs.get(u.digest)), u.weight)
-            for u in job.updates
-        ]
+        updates = [read_update(blobs, SPEC, base, u) for u in job.updates]
         steps = steps_of(base, SPEC, updates)
         evidence = Evidence(
             devices=tuple(step.device for step in steps),
@@ -200,10 +198,7 @@ class ToyJobs:
         return RoundResult(
             digest=blobs.put(encode_state(state)),
             curve=_curve(state, {*bench.grid, *bench.ladder}, trained, rng),
-            contributions=tuple(
-                Contribution(device=u.device, score=scores.scores[u.device], update=u.digest)
-                for u in job.updates
-            ),
+            contributions=entries(job.updates, scores, {}),
             method=scores.method,
             value_before=scores.before,
             value_after=scores.after,

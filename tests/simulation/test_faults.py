@@ -371,7 +371,7 @@ async def test_a_round_without_its_quorum_is_closed_with_the_reason_and_tried_ag
 @simulated
 async def test_an_update_with_the_same_bytes_as_in_the_round_before_counts_again(tmp_path):
     # After a missed quorum the base is the same, so what a free-rider sends is the same too.
-    lathe = DeviceSettings(trainer={"fail": ["the data cannot be read"]})
+    lathe = DeviceSettings(trainer={"fail": ["the data cannot be read"], "train_s": 1.0})
     rider = DeviceSettings(behaviour=FREE_RIDER)
     settings = together(quorum=2)
     async with SmallFleet(tmp_path, two_devices(rider, lathe), settings=settings) as fleet:

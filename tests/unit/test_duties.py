@@ -239,7 +239,7 @@ def test_a_large_fleet_with_long_names_fits_into_the_summary(count):
 @pytest.mark.parametrize("letter", ["x", "é", "語", "🦾"])
 def test_whatever_others_wrote_a_standing_and_a_receipt_stay_messages(letter):
     long = letter * 4000
-    desk = office(A, B, C)
+    desk = office(A, B, C, rounds={"quorum": 1})
     desk.progress(A, m.Stage.FAILED, detail=long)
     desk.profiled(A, profile(can_train=False, reason=long))
     desk.profiled(B, profile(0.25, failures=(long,) * 3))

@@ -187,6 +187,50 @@ def test_who_was_not_drawn_is_told_how_its_rounds_count():
     assert "made 75% of the progress" in text_of(desk, second.tasks[0].device)
 
 
+def test_a_late_update_is_explained_where_it_was_trained():
+    rounds = {"min_devices": 3, "late": "use", "budget": 3, "minimum": 3}
+    desk = Office(settings(rounds=rounds, rewards=Rewards(ladder=LADDER))).begin(*SCORES)
+    slow = min(SCORES)
+    others = [name for name in SCORES if name != slow]
+
+    def answered(*devices):
+        for device in devices:
+            desk.fetched(device)
+
+    answered(*others)
+    desk.wait(10.0)
+    assert "not over yet" in text_of(desk, slow)
+    answered(slow)
+    assert "came late: it counts with" not in text_of(desk, slow), "not closed yet"
+    desk.scored()
+    answered(*SCORES)
+    assert "came late: it counts with round 2" in text_of(desk, slow)
+    desk.scored(dict.fromkeys(SCORES, 0.25))
+    answered(*others)
+    desk.wait(10.0)
+    desk.scored()
+    said = text_of(desk, slow)
+    assert " 1 1 came late: it counts with round 2 2 1 0.25 " in said
+    assert " 3 1 surplus: training is over " in said
+
+
+def test_a_late_update_in_a_round_that_it_was_not_in_has_its_entry_in_its_own_line():
+    rounds = {"min_devices": 3, "late": "use", "budget": 3, "minimum": 3}
+    desk = Office(settings(rounds=rounds, rewards=Rewards(ladder=LADDER))).begin(*SCORES)
+    slow = min(SCORES)
+    others = [name for name in SCORES if name != slow]
+    for device in others:
+        desk.fetched(device)
+    desk.wait(10.0)
+    desk.scored()
+    for device in (slow, *others):
+        desk.fetched(device)
+    desk.scored({slow: 0.125})
+    said = text_of(desk, slow)
+    assert " 1 1 0.125 " in said
+    assert "late, in round 2 2 0 not invited: still at round 1" in said
+
+
 def test_a_rider_is_told_what_it_lacks():
     text = text_of(campaign(), "rider")
     assert "no release: 0.00 times the average contribution is below the cut-off" in text

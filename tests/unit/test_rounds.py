@@ -24,11 +24,12 @@ from broker.messages import (
 from coordinator import inputs as i
 from coordinator.admission import admit
 from coordinator.bench import RoundResult
-from coordinator.duties import Assess, Export, Initialise, Score, job, shared
+from coordinator.duties import Assess, Export, Initialise, Score, job, needed_blobs, shared
 from coordinator.fleet import Phase, confirmed
 from coordinator.fleet_summary import summary
+from coordinator.job_orders import score_job
 from coordinator.publications import publications
-from coordinator.settings import Contributions, Releases, Rewards, WidthPolicy
+from coordinator.settings import Aggregation, Contributions, Releases, Rewards, WidthPolicy
 from journal import events as e
 from tests.fakes.office import (
     LIMIT,
@@ -160,7 +161,7 @@ def test_the_same_profile_again_changes_nothing():
 
 
 def test_a_device_that_measures_itself_anew_keeps_the_width_of_its_open_task():
-    desk = office(A, B)
+    desk = office(A, B, rounds={"quorum": 1})
     desk.profiled(A, profile(0.25))
     assert desk.device(A).width == 0.25
     assert desk.state.round.tasks[A].task.width == 1.0
@@ -182,7 +183,7 @@ def test_a_device_that_can_no_longer_train_is_not_invited_again():
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_no_journal_holds_do_not_stop_the_server(number):
-    desk = office(A, B)
+    desk = office(A, B, rounds={"quorum": 1})
     cost = WidthCost(width=0.5, step_s=number, peak_bytes=1)
     desk.profiled(C, profile(costs=(cost,), link_bytes_per_s=number, sent_at=number))
     assert desk.device(C).participation is Participation.CANNOT
@@ -887,6 +888,17 @@ DRAWS = (
 )
 
 
+# What becomes of late updates: mode, late, staleness_limit, buffer.
+LATENESS: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"late": "use", "staleness_limit": 1},
+    {"late": "use", "staleness_limit": 3},
+    {"mode": "buffered", "buffer": 1, "staleness_limit": 2},
+    {"mode": "buffered", "buffer": 2},
+)
+
+
 class Campaigns(RuleBasedStateMachine):
     """Whatever comes in whatever order: the promises of the journal hold."""
 
@@ -900,9 +912,26 @@ class Campaigns(RuleBasedStateMachine):
         alone_rounds=st.sampled_from([0, 0, 4]),
         caps=st.sampled_from([{}, {A: 0.5}, {B: 0.125}]),
         draw=st.sampled_from(DRAWS),
+        lateness=st.sampled_from(LATENESS),
+        rule=st.sampled_from(["mean", "mean", "median"]),
     )
-    def begin(self, quorum, every, budget, exact, granted, mode, alone_rounds, caps, draw):
+    def begin(
+        self,
+        quorum,
+        every,
+        budget,
+        exact,
+        granted,
+        mode,
+        alone_rounds,
+        caps,
+        draw,
+        lateness,
+        rule,
+    ):
         cohort, selection, over_selection = draw
+        if "buffer" in lateness:
+            cohort, quorum = 2 * bool(cohort), min(quorum, lateness["buffer"])
         self.desk = Office(
             settings(
                 rounds={
@@ -913,7 +942,9 @@ class Campaigns(RuleBasedStateMachine):
                     "cohort": max(cohort, quorum) if cohort else 0,
                     "selection": selection,
                     "over_selection": over_selection,
+                    **lateness,
                 },
+                aggregation=Aggregation(rule=rule),
                 width_policy=WidthPolicy(caps=caps),
                 contributions=Contributions(
                     method="exact-shapley" if exact else "permutation-shapley",
@@ -936,6 +967,9 @@ class Campaigns(RuleBasedStateMachine):
         self.checked = 0
         self.paused = False
         self.closed = {}
+        self.tasks_of = {}
+        self.owed = {}
+        self.came_late = set()
         self.counters = {}
         self.entitled = {}
         self.assessed = False
@@ -1033,11 +1067,19 @@ class Campaigns(RuleBasedStateMachine):
             if device not in without:
                 self.desk.fetched(device)
 
+    @precondition(lambda self: self.desk.state.owed)
+    @rule()
+    def who_is_late_answers(self):
+        for device in list(self.desk.state.owed):
+            self.desk.fetched(device)
+
     @precondition(lambda self: self.desk.state.phase is Phase.TRAINING)
     @rule(scores=st.sampled_from([{}, {}, {A: 0.0}, {A: 0.02, B: 0.3}, {B: -0.5}]))
     def training_goes_on_undisturbed(self, scores):
         while self.desk.state.phase is Phase.TRAINING:
             self.everybody_answers(set())
+            for device in list(self.desk.state.owed):
+                self.desk.fetched(device)
             if isinstance(job(self.desk.state), Score):
                 self.desk.scored(scores)
             elif isinstance(job(self.desk.state), Assess):
@@ -1104,11 +1146,13 @@ class Campaigns(RuleBasedStateMachine):
             case e.RoundOpened():
                 assert number == len(self.closed) + 1, "two rounds at once, or one left out"
                 assert None not in self.closed.values()
-                assert len(event.tasks) >= event.quorum
-                assert not self.paused, "a round opened while rounds were paused"
                 rounds = self.desk.settings.rounds
+                assert len(event.tasks) >= event.quorum or rounds.uses_late
+                assert not {task.device for task in event.tasks} & set(self.owed), "busy"
+                assert not self.paused, "a round opened while rounds were paused"
                 if rounds.cohort and not event.assessment:
-                    assert len(event.tasks) <= math.ceil(rounds.cohort * rounds.over_selection)
+                    most = math.ceil(rounds.cohort * rounds.over_selection)
+                    assert len(event.tasks) <= max(most, rounds.quorum)
                 else:
                     assert not event.not_drawn
                 assert not set(event.not_drawn) & {task.device for task in event.tasks}
@@ -1117,7 +1161,9 @@ class Campaigns(RuleBasedStateMachine):
                 for task in event.tasks:
                     assert task.width <= policy.caps.get(task.device, 1.0)
                 self.closed[number] = None
+                self.quorum = event.quorum
                 self.tasks = {task.device: task for task in event.tasks}
+                self.tasks_of[number] = self.tasks
                 self.answers = {}
                 self.assessing = event.assessment
                 if self.desk.settings.rewards.mode == "training-time" and not event.assessment:
@@ -1125,8 +1171,21 @@ class Campaigns(RuleBasedStateMachine):
                         assert task.width <= self.entitled.get(task.device, 0.25)
             case e.OperatorActed(done=True, device="", action=action):
                 self.paused = action == "pause-rounds"
+            case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted() if (
+                self.closed[number] is not None
+            ):
+                key = event.device, number
+                if isinstance(event, e.DeviceDropped) and key in self.came_late:
+                    assert event.reason is DropReason.SURPLUS
+                    self.came_late.remove(key)
+                    return
+                assert self.owed.get(event.device) == number, "a closed round changed"
+                if not isinstance(event, e.TaskProgressed):
+                    del self.owed[event.device]
+                if isinstance(event, e.UpdateAccepted):
+                    assert event.width == self.tasks_of[number][event.device].width
+                    self.came_late.add(key)
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted():
-                assert self.closed[number] is None, "a closed round changed"
                 assert event.device in self.tasks
                 if getattr(event, "reason", None) is DropReason.ROUND_ABANDONED and isinstance(
                     self.answers.get(event.device), e.UpdateAccepted
@@ -1141,13 +1200,27 @@ class Campaigns(RuleBasedStateMachine):
                     assert event.reason in DropReason
             case e.RoundClosed():
                 assert self.closed[number] is None, "closed twice"
-                assert set(self.answers) == set(self.tasks), "nobody is left without a reason"
+                left = set(self.tasks) - set(self.answers)
+                assert left == set(event.owed), "nobody is left without a reason"
+                assert not event.owed or self.desk.settings.rounds.uses_late
+                assert not (event.owed or event.late) or not self.assessing
+                self.owed |= dict.fromkeys(event.owed, number)
                 arrived = {
                     device
                     for device, answer in self.answers.items()
                     if isinstance(answer, e.UpdateAccepted)
                 }
                 assert set(event.aggregated) in (arrived, set())
+                counted = {(step.device, step.round) for step in event.late}
+                assert counted in (self.came_late, set()), "a late update counts, and once"
+                self.came_late -= counted
+                voices = {*event.aggregated, *(step.device for step in event.late)}
+                assert not voices or len(voices) >= self.quorum
+                for step in event.late:
+                    assert 0 <= step.staleness <= self.desk.settings.rounds.staleness_limit
+                    assert step.weight == (1 + step.staleness) ** -0.5
+                if self.desk.settings.aggregation.rule == "median":
+                    assert len(voices) == len(event.aggregated) + len(event.late)
                 surplus = [
                     device
                     for device, answer in self.answers.items()
@@ -1156,8 +1229,11 @@ class Campaigns(RuleBasedStateMachine):
                 assert not surplus or len(arrived) >= self.desk.settings.rounds.cohort > 0
                 self.closed[number] = event
             case e.RoundScored():
-                assert self.closed[number].aggregated
+                closed = self.closed[number]
+                assert closed.aggregated or closed.late
                 assert not self.assessing
+                entered = [one.device for one in event.contributions]
+                assert len(entered) == len(set(entered))
             case e.AloneMeasured():
                 assert self.closed[number].aggregated
                 assert self.assessing
@@ -1209,6 +1285,19 @@ class Campaigns(RuleBasedStateMachine):
             if message is not None:
                 encode(message)
 
+    @invariant()
+    def nothing_that_is_still_needed_is_deleted(self):
+        if not hasattr(self, "desk"):
+            return
+        state, needed = self.desk.state, needed_blobs(self.desk.state)
+        assert {owed.opened.base for owed in state.owed.values()} <= needed
+        if isinstance(job(state), Score):
+            order = score_job(state)
+            assert order.updates
+            assert len({one.player for one in order.updates}) == len(order.updates)
+            read = {one.digest for one in order.updates} | {one.base for one in order.updates}
+            assert read | {order.base, *order.known, *order.known_to_late} <= needed | {""}
+
     def teardown(self):
         if hasattr(self, "desk"):
             assert self.desk.replayed() == self.desk.state
@@ -1224,3 +1313,137 @@ def test_the_clock_of_a_campaign_is_the_one_it_was_given():
     assert desk.state.round.deadline == START + 10.0
     assert desk.state.round.opened.training.steps == 2
     assert desk.state.spec_hash == SPEC
+
+
+# --- odd conditions, and what the operator is told ----------------------------------------------
+
+
+def told(desk):
+    return summary(desk.state, desk.settings).detail
+
+
+def test_a_restart_with_a_clock_that_is_behind_waits_for_no_deadline_longer_than_it_lasts():
+    desk = office(A, B, C)
+    desk.fetched(A)
+    desk.fetched(B)
+    desk.now -= 86400.0
+    desk.start()
+    assert desk.state.round.deadline == desk.now + 10.0
+    assert dropped(desk.wait(10.0)) == {C: DropReason.LATE}
+    assert desk.replayed() == desk.state
+
+
+def test_a_pause_that_began_in_the_future_lasts_no_longer_than_a_pause():
+    desk = office(A, B)
+    desk.wait(10.0)
+    assert desk.state.failures == 1
+    desk.now -= 86400.0
+    desk.start()
+    assert desk.wait(4.9) == []
+    assert kinds(desk.wait(0.2)) == ["RoundOpened"]
+
+
+def test_a_clock_that_jumps_ahead_costs_one_round_and_no_more():
+    desk = office(A, B)
+    desk.fetched(A)
+    assert kinds(desk.wait(1e6))[-1] == "RoundClosed"
+    assert told(desk) == "round 1 missed its quorum: it is tried again after 5 s"
+    assert kinds(desk.wait(5.0)) == ["RoundOpened"]
+    desk.round_()
+    assert desk.state.trained_rounds == 1
+
+
+def test_a_round_ends_as_soon_as_its_quorum_is_out_of_reach_and_says_why():
+    desk = office(A, B, C, "saw", rounds={"quorum": 3, "failures_limit": 2})
+    desk.fetched(A)
+    desk.progress(B, Stage.STARTED)
+    assert desk.progress(C, Stage.DECLINED) != []
+    assert desk.state.phase is Phase.TRAINING, "three may still answer"
+    events = desk.progress("saw", Stage.FAILED, reason=DropReason.OUT_OF_MEMORY)
+    assert dropped(events) == {
+        "saw": DropReason.OUT_OF_MEMORY,
+        A: DropReason.ROUND_ABANDONED,
+        B: DropReason.ROUND_ABANDONED,
+    }
+    assert events[-1].reason == (
+        "1 of 4 updates in 0.0 s, quorum is 3: not aggregated, as too few others could still answer"
+    )
+    assert told(desk) == "round 1 missed its quorum: it is tried again after 5 s"
+    assert "the others were too few for the quorum of 3" in desk.device(B).last_drop
+    desk.wait(5.0)
+    assert set(desk.state.round.tasks) == {A, B, C, "saw"}
+    desk.round_()
+    assert desk.state.failures == 0
+
+
+def test_a_fleet_that_is_too_small_for_the_quorum_says_who_is_missing_and_goes_on_with_it():
+    desk = office(A, B)
+    desk.lease(B, OFFLINE)
+    desk.round_(without=[B])
+    desk.wait(5.0)
+    assert told(desk) == (
+        "round 1 missed its quorum; no round opens: 1 of the 2 devices of the quorum can train and"
+        " are there; lathe: link is offline"
+    )
+    for _ in range(50):
+        assert desk.wait(1000.0) == []
+    assert not desk.state.stopped
+    assert kinds(desk.lease(B))[-1] == "RoundOpened"
+
+
+def test_a_deadline_that_nobody_can_meet_is_said_of_the_fleet_and_of_each_device():
+    desk = office(rounds={"deadline_s": 0.1, "min_devices": 2})
+    for device in (A, B, C):
+        desk.join(device)
+    desk.wait(1e5)
+    assert desk.state.round is None
+    assert told(desk).startswith(
+        "no round opens: 0 of the 2 devices of the quorum can train and are there; lathe: no width"
+    )
+    for device in (A, B, C):
+        assert "no width fits" in desk.device(device).reason
+        assert desk.device(device).participation is Participation.CANNOT
+
+
+def test_a_deadline_that_is_met_by_the_profiles_alone_ends_training_and_says_so():
+    desk = office(A, B, rounds={"failures_limit": 3, "retry_s": 1.0})
+    for number in range(1, 3):
+        desk.wait(10.0)
+        assert desk.state.failures == number
+        assert "missed its quorum: it is tried again after 1 s" in told(desk)
+        desk.wait(1.0)
+    desk.wait(10.0)
+    assert desk.state.stopped == "3 rounds in a row missed their quorum"
+
+
+def test_spec_versions_that_differ_are_said_of_each_device_and_stall_nobody():
+    desk = office(rounds={"min_devices": 3, "quorum": 2})
+    desk.join(A)
+    desk.join(B)
+    desk.join(C, spec_hash="6" * 64)
+    assert set(desk.state.round.tasks) == {A, B}
+    assert "update the device" in desk.device(C).reason
+    desk.round_()
+    assert desk.state.trained_rounds == 1
+    lonely = office(rounds={"min_devices": 2, "quorum": 2})
+    for device in (A, B):
+        lonely.join(device, spec_hash="6" * 64)
+    lonely.wait(1e5)
+    assert "no round opens: 0 of the 2 devices" in told(lonely)
+    assert "update the device" in told(lonely)
+
+
+def test_a_device_that_flaps_is_invited_while_it_is_there_and_waited_for_once():
+    desk = office(A, B, C)
+    for number in range(1, 4):
+        for link in (OFFLINE, ONLINE) * 20:
+            desk.lease(C, link)
+        desk.lease(C, OFFLINE)
+        desk.fetched(A)
+        desk.fetched(B)
+        events = desk.wait(10.0)
+        assert dropped(events) == {C: DropReason.OFFLINE}
+        assert desk.device(C).last_drop.startswith(f"round {number}: offline")
+        desk.lease(C, ONLINE)
+        desk.scored()
+    assert desk.state.stopped == "budget of 3 rounds is used"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from broker.messages import DropReason, Stage
 from coordinator.contribution.ledger import Ledger, Total, statement
-from coordinator.selection import Candidate, drawn
+from coordinator.round_schedule import eligible
+from coordinator.selection import Candidate, balanced, drawn
 from coordinator.settings import Rounds, Settings
 from coordinator.settings_checks import SettingsError
 from journal import events as e
@@ -272,3 +273,98 @@ def test_a_late_update_of_a_closed_round_is_refused_with_a_reason():
 def test_settings_that_make_no_sense_are_refused(rounds, said):
     with pytest.raises(SettingsError, match=said):
         Settings(fleet="plant", model="mlp", rounds=Rounds(**rounds)).check()
+
+
+# --- sites and other labels ---------------------------------------------------------------------
+
+LABELS = {
+    "fan": {"site": "hall-1", "line": "a"},
+    "lathe": {"site": "hall-1"},
+    "mill": {"site": "hall-2", "line": "a"},
+}
+
+
+def labelled(**rounds):
+    known = {"min_devices": 4, "budget": 9, "minimum": 9, "patience": 9}
+    return Office(settings(rounds=known | rounds, labels=LABELS)).begin(*FOUR)
+
+
+def test_only_devices_with_the_label_take_part_and_the_others_are_told_so():
+    desk = labelled(only="site:hall-1")
+    [opened] = desk.of(e.RoundOpened)
+    assert {task.device for task in opened.tasks} == {"fan", "lathe"}
+    assert opened.not_invited == {"mill": "not of site:hall-1", "press": "not of site:hall-1"}
+    assert opened.not_drawn == (), "the operator left them out: nothing is made up for"
+
+
+def test_by_any_label():
+    [opened] = labelled(only="line:a").of(e.RoundOpened)
+    assert {task.device for task in opened.tasks} == {"fan", "mill"}
+
+
+def test_a_device_cannot_give_itself_a_label():
+    desk = labelled(only="site:hall-1")
+    for name in ("hall-1", "site:hall-1", "site"):
+        desk.join(name)
+        assert eligible(desk.state)[1][name] == "not of site:hall-1"
+
+
+def test_a_cohort_holds_as_many_of_each_site():
+    desk = labelled(cohort=3, balance="site")
+    for _ in range(6):
+        sites = Counter(LABELS.get(d, {}).get("site", "") for d in desk.state.round.tasks)
+        assert sites == {"hall-1": 1, "hall-2": 1, "": 1}
+        desk.round_()
+
+
+@given(
+    st.lists(
+        st.builds(
+            Candidate,
+            device=st.sampled_from(NAMES),
+            last_drawn=st.integers(0, 5),
+            group=st.sampled_from("abc"),
+        ),
+        min_size=1,
+        unique_by=lambda one: one.device,
+    ),
+    st.integers(1, 15),
+    policies,
+    st.integers(1, 9),
+)
+def test_places_are_dealt_evenly_and_none_is_left_over(fleet, places, policy, round_):
+    found = balanced(fleet, places, policy, 1, round_)
+    assert len(found) == min(places, len(fleet))
+    assert found == balanced(fleet[::-1], places, policy, 1, round_)
+    size, got = Counter(one.group for one in fleet), Counter[str]()
+    for one in fleet:
+        got[one.group] += one.device in found
+    most = max(got.values())
+    for group, count in size.items():
+        assert got[group] == count or got[group] >= most - 1
+    if len(size) == 1:
+        assert found == drawn(fleet, places, policy, 1, round_)
+
+
+def test_where_there_are_fewer_places_than_sites_each_has_its_turn():
+    last = dict.fromkeys(NAMES[:6], 0)
+    for number in range(1, 13):
+        fleet = [Candidate(name, last[name], None, name[-1]) for name in last]
+        for name in balanced(fleet, 2, "rotation", 7, number):
+            last[name] = number
+        if number >= 3:
+            assert min(last.values()) >= number - 2
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        ({"only": "hall-1"}, 'rounds.only = "hall-1" is of no device'),
+        ({"only": "site:hall-3"}, "is of no device"),
+        ({"balance": "colour", "cohort": 2}, 'rounds.balance = "colour" is of no device'),
+        ({"balance": "site"}, "set a cohort"),
+    ],
+)
+def test_labels_that_nobody_has_are_refused(rounds, said):
+    with pytest.raises(SettingsError, match=said):
+        Settings(fleet="plant", model="mlp", labels=LABELS, rounds=Rounds(**rounds)).check()
