@@ -405,7 +405,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """``down/task``, retained while the round is open: train this width on your own data.
+    """``down/task``, retained while its update may count: train this width on your own data.
 
     Attributes:
         round: number of the round, from 1.

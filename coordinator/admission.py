@@ -5,7 +5,7 @@ from broker.errors import BlobError
 from broker.messages import DropReason, Update, WidthEvaluation
 from broker.topics import BLOB
 from coordinator import inputs as i
-from coordinator.fleet import Campaign, settings_of
+from coordinator.fleet import Campaign, open_task, settings_of
 from coordinator.inputs import brief, is_finite
 from coordinator.reported_curve import sound_evaluations
 from journal import events as e
@@ -23,9 +23,9 @@ def admit(
         return DropReason.FORGED_ID, f"payload names device {update.device!r}, topic {device!r}"
     if current is None or update.round > current.number:
         return DropReason.WRONG_ROUND, f"round {update.round} has not been opened"
-    if update.round < current.number or current.closed is not None:
+    task = open_task(state, device, update.round)
+    if task is None and (update.round < current.number or current.closed is not None):
         return DropReason.LATE, f"round {update.round} is closed"
-    task = current.tasks.get(device)
     if task is None:
         return DropReason.WRONG_ROUND, f"not invited to round {update.round}"
     if task.dropped is not None:
@@ -63,13 +63,17 @@ def announced(state: Campaign, given: i.UpdateAnnounced, now: float) -> list[e.A
 
 def fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEvent]:
     """Accept an update whose bytes were inspected, or refuse it."""
-    update, current = given.update, state.round
+    update, current, owed = given.update, state.round, state.owed.get(given.device)
     refusal = admit(state, given.device, update, given.limit_bytes) or given.fault
     if refusal:
         return _refuse(state, given.device, update, refusal, given.limit_bytes)
+    task = open_task(state, given.device, update.round)
     assert current is not None
-    if current.tasks[given.device].update is not None:
+    assert task is not None
+    if task.update is not None:
         return []
+    late = owed is not None and owed.number == update.round
+    opened_at = owed.opened_at if owed and late else current.opened_at
     evaluations, refused = _evaluations(state, update)
     events: list[e.AnyEvent] = [
         e.UpdateAccepted(
@@ -84,7 +88,7 @@ def fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEv
             loss=update.loss,
             download_s=update.download_s,
             train_s=update.train_s,
-            round_s=now - current.opened_at,
+            round_s=now - opened_at,
             evaluations=evaluations,
             corrected=update.corrected,
         )
@@ -132,10 +136,9 @@ def _refuse(
             size=min(limit_bytes, max(0, update.blob.size)),
         )
     ]
-    current = state.round
-    invited = current.tasks.get(device) if current and not current.closed else None
-    if current and invited and not invited.answered and update.round == current.number:
+    invited = open_task(state, device, update.round)
+    if invited and not invited.answered:
         events.append(
-            e.DeviceDropped(round=current.number, device=device, reason=reason, detail=detail)
+            e.DeviceDropped(round=update.round, device=device, reason=reason, detail=detail)
         )
     return events

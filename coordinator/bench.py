@@ -58,6 +58,10 @@ class UpdateFile:
         reach: widest sub-model that its device comes to train, which may be wider than this once.
         steps: that the device was asked for.
         corrected: whether it says that it corrected its gradients.
+        base: of a late one, digest of the weights that it was trained on; "" = those of the round.
+        round: of a late one, the round that it was trained in; 0 = this one.
+        staleness: how many times the weights have moved since its own.
+        factor: what its change is multiplied by.
     """
 
     device: str
@@ -70,6 +74,15 @@ class UpdateFile:
     reach: float = 0.0
     steps: int = 0
     corrected: bool = False
+    base: str = ""
+    round: int = 0
+    staleness: int = 0
+    factor: float = 1.0
+
+    @property
+    def player(self) -> str:
+        """Its name among the updates of the round; of a device there may be a late one besides."""
+        return f"{self.device}@{self.round}" if self.round else self.device
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,8 @@ class ScoreJob:
         aggregation: how the updates become one change.
         optimiser: digest of what the server's optimiser remembers, or "".
         known: digests of weights before ``base``, the latest first: the steps between them are
-            what the server could foresee.
+            what the server could foresee. known_to_late: those before them, of which as many count
+            for a late update as the weights have moved since its own.
         min_trainers: see `coordinator.settings.Rewards`.
         absent_widths: how far devices without an update in this round reach, if they ever trained.
         control: None where gradients are not corrected.
@@ -110,6 +124,7 @@ class ScoreJob:
     method: str
     coalitions: int
     known: tuple[str, ...] = ()
+    known_to_late: tuple[str, ...] = ()
     min_trainers: int = 1
     absent_widths: tuple[float, ...] = ()
     aggregation: Aggregation = field(default_factory=Aggregation)

@@ -27,7 +27,7 @@ class Share:
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """The weights of one width in the open round must be on the broker.
+    """The weights of one width must be on the broker, for the tasks of a round.
 
     Attributes:
         base: digest of the full weights; window: which of their entries the width holds.
@@ -118,8 +118,8 @@ def needed_blobs(state: Campaign) -> set[str]:
     """Return the digests in the blob folder that may still be read; all others can go.
 
     That is the weights in use, what the server's optimiser and control variates remember, weights
-    to compare with, the updates of a round that is not measured yet, and the ONNX files that some
-    device shall run or may be sent back to.
+    to compare with, the updates that are not measured yet, the weights that late ones are or were
+    trained on, and the ONNX files that some device shall run or may be sent back to.
     """
     needed = {
         state.weights,
@@ -132,11 +132,15 @@ def needed_blobs(state: Campaign) -> set[str]:
         *state.releases,
         *state.earlier,
     }
-    current = state.round
+    current, late = state.round, state.late
     if current:
         needed.add(current.opened.base)
         if not current.scored:
             needed |= {task.update.digest for task in current.tasks.values() if task.update}
+            late = (*late, *current.late)
+    needed |= {owed.opened.base for owed in state.owed.values()}
+    for one in late:
+        needed |= {one.opened.base, one.update.digest}
     return needed - {""}
 
 
@@ -167,6 +171,10 @@ def shared(state: Campaign) -> set[Shared]:
         if state.own_variates:
             open_tasks = [task for task in current.tasks.values() if not task.answered]
             wanted |= {found for task in open_tasks if (found := correction_due(state, task))}
+    wanted |= {
+        SharedWeights(owed.number, owed.task.task.width, owed.opened.base, owed.opened.window)
+        for owed in state.owed.values()
+    }
     for device in state.devices.values() if state.releases else ():
         deployed = device.deployed
         if deployed and deployed.digest and not answered_deployment(device):

@@ -72,14 +72,20 @@ def _lot(seed: int, round_: int, device: str) -> int:
 
 def widest_training(state: Campaign, device: Device, settings: Settings) -> tuple[float, str]:
     """Return the widest width that a device may train now, and why in one sentence; 0 = none."""
-    if settings.rewards.mode != "training-time":
-        return device.width, device.reason
-    entitled = state.entitled.get(device.device)
-    cap = _within(settings.widths, entitled or settings.rewards.first_entitlement)
+    cap = entitled_width(state, device.device, settings)
     if device.width <= cap:
         return device.width, device.reason
-    why = "before its contribution is known" if entitled is None else "by its contribution so far"
+    known = device.device in state.entitled
+    why = "by its contribution so far" if known else "before its contribution is known"
     return cap, f"width {cap:g} of the {device.width:g} that it could: entitled to no more {why}"
+
+
+def entitled_width(state: Campaign, device: str, settings: Settings) -> float:
+    """Return the widest width whose weights a device may be given now."""
+    if settings.rewards.mode != "training-time":
+        return max(settings.widths)
+    entitled = state.entitled.get(device)
+    return _within(settings.widths, entitled or settings.rewards.first_entitlement)
 
 
 def forecast(device: Device, width: float, steps: int, settings: Settings) -> float:

@@ -22,6 +22,8 @@ from coordinator.contribution.ledger import Ledger
 from coordinator.fleet import (
     Campaign,
     Device,
+    LateUpdate,
+    Owed,
     Phase,
     ReceiptRecord,
     Round,
@@ -99,7 +101,15 @@ def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> C
 
 
 def _server_started(state: Campaign, event: e.ServerStarted, at: float) -> Campaign:
-    return replace(state, epoch=event.epoch, started_at=at)
+    """Go on from a restart; where the clock is behind what it was, waiting begins anew."""
+    current = state.round
+    if current and current.opened_at > at:
+        current = replace(current, opened_at=at)
+    owed = {
+        device: replace(one, opened_at=min(one.opened_at, at)) for device, one in state.owed.items()
+    }
+    since = min(state.since, at)
+    return replace(state, epoch=event.epoch, started_at=at, since=since, round=current, owed=owed)
 
 
 def _initialised(state: Campaign, event: e.ModelInitialised, at: float) -> Campaign:
@@ -194,35 +204,54 @@ def _moved(state: Campaign, device: str, size: int, at: float) -> dict[str, Any]
 
 
 def _progressed(state: Campaign, event: e.TaskProgressed, at: float) -> Campaign:
-    current = _round(state, event.device, stage=event.stage)
-    if moved := _moved(state, event.device, event.downloaded_bytes, at):
-        return replace(state, round=current, devices=_devices(state, event.device, **moved))
-    return replace(state, round=current)
+    owed, moved = _owed(state, event.device, event.round), {}
+    if event.downloaded_bytes:
+        moved = _moved(state, event.device, event.downloaded_bytes, at)
+    if moved:
+        state = _device(state, event.device, **moved)
+    if owed is None:
+        return replace(state, round=_round(state, event.device, stage=event.stage))
+    further = replace(owed, task=replace(owed.task, stage=event.stage))
+    return replace(state, owed={**state.owed, event.device: further})
+
+
+def _owed(state: Campaign, device: str, number: int) -> Owed | None:
+    owed = state.owed.get(device)
+    return owed if owed and owed.number == number else None
+
+
+def _others(state: Campaign, device: str) -> dict[str, Owed]:
+    """Return what is owed once a device owes nothing any more."""
+    return {name: one for name, one in state.owed.items() if name != device}
 
 
 def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
-    known = state.devices[event.device]
+    known, owed = state.devices[event.device], _owed(state, event.device, event.round)
     receipt = ReceiptRecord(event.round, event.blob, Verdict.ACCEPTED)
+    current = state.round
+    task = owed.task if owed else current.tasks.get(event.device) if current else None
     devices = _devices(
         state,
         event.device,
         receipt=receipt,
         accepted={**known.accepted, event.round: event.blob},
         observed_s=(*known.observed_s, event.round_s),
-        **_pace(state, known, event.round_s),
+        **_pace(task, known, event.round_s),
         **_moved(state, event.device, event.size, at),
         late_in_a_row=0,
         late_at_least=0,
     )
+    if owed:
+        late = (*state.late, LateUpdate(owed.opened, owed.trained_rounds, event))
+        return replace(state, devices=devices, owed=_others(state, event.device), late=late)
     current = _round(state, event.device, update=event, stage=Stage.UPLOADED)
     return replace(state, devices=devices, round=current)
 
 
 def _pace(
-    state: Campaign, device: Device, observed_s: float, late_in_a_row: int = 0
+    task: TaskState | None, device: Device, observed_s: float, late_in_a_row: int = 0
 ) -> dict[str, Any]:
     """Return what changes of a device's pace after a round that took it so long, or longer."""
-    task = state.round.tasks.get(device.device) if state.round else None
     if task is None:
         return {}
     predicted_s, late = task.task.predicted_s / device.pace, late_in_a_row > 0
@@ -233,9 +262,8 @@ def _pace(
     return {"pace": followed(device.pace, predicted_s, observed_s), "ratios": ratios}
 
 
-def _has_least_to_do(state: Campaign, device: Device) -> bool:
-    """Return whether a device's task in the open round is as small as any can be."""
-    task = state.round.tasks.get(device.device) if state.round else None
+def _has_least_to_do(state: Campaign, device: Device, task: TaskState | None) -> bool:
+    """Return whether a device's task is as small as any can be."""
     if task is None or state.settings is None:
         return False
     narrowest = min((one.width for one in device.forecasts), default=task.task.width)
@@ -250,17 +278,29 @@ def _refused(state: Campaign, event: e.UpdateRefused, at: float) -> Campaign:
 
 
 def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
-    current = _round(state, event.device, dropped=event.reason)
+    owed, current = _owed(state, event.device, event.round), state.round
+    others = tuple(one for one in state.late if one.key != (event.device, event.round))
+    if len(others) < len(state.late):  # it had come, and counts nowhere
+        return replace(state, late=others)
+    if owed:
+        state = replace(state, owed=_others(state, event.device))
+    else:
+        state = replace(state, round=_round(state, event.device, dropped=event.reason))
     if event.reason is DropReason.SURPLUS:  # it missed nothing: it was not waited for
-        return replace(state, round=current)
+        return state
     known = state.devices[event.device]
     pace: dict[str, Any] = {}
     late, least = known.late_in_a_row, known.late_at_least
-    if event.reason is DropReason.LATE and state.round:
+    if event.reason is DropReason.LATE and (owed or current):
+        task, observed_s = None, 0.0
+        if owed:
+            task, observed_s = owed.task, at - owed.opened_at
+        elif current:
+            task, observed_s = current.tasks.get(event.device), current.opened.budget_s
         late += 1
-        least += _has_least_to_do(state, known)
-        pace = _pace(state, known, state.round.opened.budget_s, late)
-    devices = _devices(
+        least += _has_least_to_do(state, known, task)
+        pace = _pace(task, known, observed_s, late)
+    return _device(
         state,
         event.device,
         **pace,
@@ -270,26 +310,37 @@ def _dropped(state: Campaign, event: e.DeviceDropped, at: float) -> Campaign:
         last_drop=f"round {event.round}: {event.reason}"
         + (f" ({event.detail})" if event.detail else ""),
     )
-    return replace(state, devices=devices, round=current)
 
 
 def _round_closed(state: Campaign, event: e.RoundClosed, at: float) -> Campaign:
     current = state.round
     assert current is not None
+    steps = {(step.device, step.round): step for step in event.late}
+    late = tuple(
+        replace(one, step=steps[one.key])
+        for one in sorted(state.late, key=lambda one: one.key)
+        if one.key in steps
+    )
     # What is only assessed enters no model: it is no round taken.
-    taken = {
-        device: replace(
-            state.devices[device],
-            rounds_taken=state.devices[device].rounds_taken + 1,
-            trained_width=current.tasks[device].task.width,
-        )
-        for device in (() if current.opened.assessment else event.aggregated)
+    fresh = () if current.opened.assessment else event.aggregated
+    taken = dict(state.devices)
+    for device, width in [
+        *((one.update.device, one.update.width) for one in late),
+        *((device, current.tasks[device].task.width) for device in fresh),
+    ]:
+        known = taken[device]
+        taken[device] = replace(known, rounds_taken=known.rounds_taken + 1, trained_width=width)
+    missed = not (event.aggregated or event.late)
+    owed = {
+        device: Owed(current.opened, current.opened_at, state.trained_rounds, current.tasks[device])
+        for device in event.owed
     }
-    missed = not event.aggregated
     return replace(
         state,
-        devices={**state.devices, **taken},
-        round=replace(current, closed=event),
+        devices=taken,
+        round=replace(current, closed=event, late=late),
+        late=tuple(one for one in state.late if one.key not in steps),
+        owed={**state.owed, **owed},
         phase=Phase.GATHERING if missed else Phase.SCORING,
         since=at,
         failures=state.failures + 1 if missed else 0,
@@ -308,7 +359,7 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         weights=event.digest,
         optimiser=event.optimiser,
         **_variates(state, event),
-        earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
+        earlier=(state.weights, *state.earlier)[: _looks_back(state, settings)],
         weights_round=event.round,
         trained_rounds=state.trained_rounds + 1,
         **_measured(state, current, event),
@@ -328,6 +379,18 @@ def _variates(state: Campaign, event: e.RoundScored) -> dict[str, Any]:
         return {}
     own = {**state.own_variates, **event.variates.devices}
     return {"variates": event.variates.fleet, "own_variates": own}
+
+
+def _looks_back(state: Campaign, settings: Settings) -> int:
+    """Return how many weights before the newest ones are known in the next round.
+
+    Whoever sends a late update may repeat what the model has done since the weights that it had.
+    """
+    novelty = settings.contributions.novelty
+    trained = [one.trained_rounds for one in state.owed.values()]
+    trained += [one.trained_rounds for one in state.late]
+    moves = state.trained_rounds + 1 - min(trained) if trained else 0
+    return novelty + moves if novelty else 0
 
 
 def _progress(state: Campaign, event: e.RoundScored) -> list[tuple[float, float]]:

@@ -35,6 +35,8 @@ class RoundTaken:
         width: of its task, 0 where it was not invited.
         counted: whether its update counted; missed: why not. Neither while the round is open.
         entry: in the ledger, None where the round was not scored with it.
+        late: where its update came late, the round whose aggregate it counted in. The entry is that
+            of the late update, unless the device had one of that round itself, which has both.
         known: share of its update that the server could foresee, which earns nothing.
         assessment: whether it trained alone, to be measured by itself.
         decided: what was decided for this round alone, in one sentence, or "".
@@ -48,6 +50,7 @@ class RoundTaken:
     known: float = 0.0
     assessment: bool = False
     decided: str = ""
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -274,11 +277,17 @@ def _rounds(events: list[e.AnyEvent], device: str, decay: float) -> tuple[RoundT
             case e.RoundClosed():
                 counted = device in event.aggregated
                 rounds[event.round] = replace(rounds[event.round], counted=counted)
+                for step in event.late:
+                    if step.device == device:
+                        rounds[step.round] = replace(
+                            rounds[step.round], counted=True, late=event.round
+                        )
             case e.RoundScored():
                 known = [one.known for one in event.contributions if one.device == device]
-                rounds[event.round] = replace(
-                    rounds[event.round], entry=entries.get(event.round), known=sum(known)
-                )
+                late = [one.round for one in rounds.values() if one.late == event.round]
+                own = rounds[event.round].counted or not late
+                row = rounds[event.round if own else late[0]]
+                rounds[row.round] = replace(row, entry=entries.get(event.round), known=sum(known))
     return tuple(rounds.values())
 
 

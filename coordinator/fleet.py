@@ -134,6 +134,51 @@ class TaskState:
 
 
 @dataclass(frozen=True)
+class Owed:
+    """A task of a closed round whose update has not come, and may still count in a later one.
+
+    Attributes:
+        trained_rounds: how many rounds the weights of the task hold.
+    """
+
+    opened: e.RoundOpened
+    opened_at: float
+    trained_rounds: int
+    task: TaskState
+
+    @property
+    def number(self) -> int:
+        """Number of the round."""
+        return self.opened.round
+
+    @property
+    def deadline(self) -> float:
+        """Server time after which nothing is expected any more."""
+        return self.opened_at + self.opened.budget_s + self.opened.late_s
+
+
+@dataclass(frozen=True)
+class LateUpdate:
+    """An update that came after its round, and waits for the next aggregate.
+
+    Attributes:
+        opened: of its round.
+        trained_rounds: how many rounds the weights hold that it was trained on.
+        step: how it counts, once it does.
+    """
+
+    opened: e.RoundOpened
+    trained_rounds: int
+    update: e.UpdateAccepted
+    step: e.LateStep | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Device and round, which name it."""
+        return self.update.device, self.update.round
+
+
+@dataclass(frozen=True)
 class Round:
     """The current round, open or closed.
 
@@ -141,6 +186,7 @@ class Round:
         waiting: width -> how many devices that train it have not answered; counted with every
             event, because asking all tasks after each message would cost their square.
         arrived: how many updates were accepted.
+        late: updates of earlier rounds that are aggregated with it, once it is closed.
     """
 
     number: int
@@ -149,6 +195,7 @@ class Round:
     tasks: dict[str, TaskState]
     waiting: dict[float, int]
     arrived: int = 0
+    late: tuple[LateUpdate, ...] = ()
     closed: e.RoundClosed | None = None
     scored: bool = False
 
@@ -180,7 +227,10 @@ class Campaign:
         variates: digest of what the fleet's control variates are worked out from, or "";
             own_variates: device -> digest of its own.
         earlier: digests of the weights before ``weights``, the latest first, as many as
-            contributions.novelty looks back on.
+            contributions.novelty looks back on, from the oldest weights that a late update may
+            have been trained on.
+        owed: device -> its task of a closed round whose update may still come.
+        late: updates that came after their round, for the next aggregate.
         measured: digest of the newest weights with a measured score, which are those that are
             released; measured_round: whose they are.
         reports: where devices measure: digest of the weights measured last, of the best and of
@@ -219,6 +269,8 @@ class Campaign:
     entitled: dict[str, float] = field(default_factory=dict)
     revision: e.EntitlementsRevised | None = None
     earlier: tuple[str, ...] = ()
+    owed: dict[str, Owed] = field(default_factory=dict)
+    late: tuple[LateUpdate, ...] = ()
     optimiser: str = ""
     variates: str = ""
     own_variates: dict[str, str] = field(default_factory=dict)
@@ -239,6 +291,16 @@ class Campaign:
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""
         return {d.device: Lease(d.session, state=d.link) for d in self.devices.values()}
+
+
+def open_task(state: Campaign, device: str, number: int) -> TaskState | None:
+    """Return a device's task of a round whose update may still count, answered or not."""
+    owed, current = state.owed.get(device), state.round
+    if owed and owed.number == number:
+        return owed.task
+    if current and current.number == number and current.closed is None:
+        return current.tasks.get(device)
+    return None
 
 
 def reports_of(current: Round) -> Reports:

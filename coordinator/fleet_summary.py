@@ -2,9 +2,11 @@
 
 from broker import messages as m
 from coordinator.entitlement import training_width
-from coordinator.fleet import Campaign, Device, Phase, confirmed
+from coordinator.fleet import Campaign, Device, Phase, Round, confirmed, settings_of
 from coordinator.inputs import brief
+from coordinator.lateness import awaited
 from coordinator.presence import PRESENT
+from coordinator.round_schedule import eligible
 from coordinator.settings import Settings
 
 EXAMPLES = 3  # devices that are named where no round opens
@@ -58,15 +60,10 @@ def phase_detail(state: Campaign) -> str:
     match state.phase:
         case Phase.GATHERING if state.paused:
             return f"rounds are {state.paused}"
-        case Phase.GATHERING if why := _too_few(state):
-            return why
-        case Phase.GATHERING if state.settings and current is None:
-            waiting = m.Participation.WAITING
-            heard = sum(d.participation is not waiting for d in state.devices.values())
-            return f"{heard} of {state.settings.rounds.min_devices} devices said what they can do"
+        case Phase.GATHERING if state.settings:
+            return _gathering(state)
         case Phase.TRAINING if current:
-            done = len(current.tasks) - sum(current.waiting.values())
-            answered = f"{done} of {len(current.tasks)} devices answered"
+            answered = _answered(state, current)
             if current.opened.assessment:
                 return f"assessment: each device trains alone: {answered}"
             return f"{_round_name(state)}: {answered}"
@@ -85,33 +82,50 @@ def phase_detail(state: Campaign) -> str:
     return ""
 
 
+def _answered(state: Campaign, current: Round) -> str:
+    done = len(current.tasks) - sum(current.waiting.values())
+    said = f"{done} of {len(current.tasks)} devices answered"
+    if state.owed:
+        said += f", {len(state.owed)} still at an earlier round"
+    if state.late:
+        said += f", {len(state.late)} late update{'s' * (len(state.late) > 1)} will count"
+    return said
+
+
+def _gathering(state: Campaign) -> str:
+    """Return what the next round waits for."""
+    rounds, current = settings_of(state).rounds, state.round
+    missed = f"{_round_name(state)} missed its quorum" if current and state.failures else ""
+    if why := _too_few(state):
+        return f"{missed}; {why}" if missed else why
+    if missed:
+        return f"{missed}: it is tried again after {rounds.retry_s:g} s"
+    if current:
+        return ""
+    waiting = m.Participation.WAITING
+    heard = sum(device.participation is not waiting for device in state.devices.values())
+    return f"{heard} of {rounds.min_devices} devices said what they can do"
+
+
 def _too_few(state: Campaign) -> str:
     """Return why no round can open although devices enough are known, or ""."""
-    settings, devices = state.settings, state.devices.values()
-    if settings is None:
-        return ""
+    rounds, waiting = settings_of(state).rounds, m.Participation.WAITING
     if state.held:
         examples = [f"{name}: {why}" for name, why in sorted(state.held.resting.items())]
         return "; ".join([state.held.reason, *examples[:EXAMPLES]])
-    waiting = m.Participation.WAITING
-    heard = [device for device in devices if device.participation is not waiting]
-    able = [device for device in heard if device.width and not device.suspended]
-    here = [device for device in able if device.link in PRESENT]
-    needed = settings.rounds.quorum if state.round else settings.rounds.min_devices
-    if len(heard) < needed or len(here) >= settings.rounds.quorum:
+    heard = {one.device for one in state.devices.values() if one.participation is not waiting}
+    able, reasons = eligible(state)
+    coming = {late.update.device for late in state.late} | awaited(state)
+    needed = rounds.quorum if state.round else rounds.min_devices
+    enough = len({one.device for one in able} | coming) >= rounds.quorum
+    if len(heard) < needed or (enough and able):
         return ""
-    examples = [f"{device.device}: {_absence(device)}" for device in heard if device not in here]
+    examples = [f"{name}: {why}" for name, why in sorted(reasons.items()) if name in heard]
     said = (
-        f"no round opens: {len(here)} of the {settings.rounds.quorum} devices of the quorum can"
-        " train and are there"
+        f"no round opens: {len(able)} of the {rounds.quorum} devices of the quorum can train and"
+        " are there"
     )
-    return "; ".join([said, *sorted(examples)[:EXAMPLES]])
-
-
-def _absence(device: Device) -> str:
-    if device.suspended or not device.width:
-        return participation(device)[1]
-    return f"link is {device.link}"
+    return "; ".join([said, *examples[:EXAMPLES]])
 
 
 def participation_now(state: Campaign, device: Device) -> tuple[m.Participation, str]:

@@ -1,9 +1,12 @@
 """What the worker is asked for, from the state alone: which weights, which updates. Pure."""
 
+from dataclasses import replace
+
 from coordinator.bench import AssessJob, Control, ExportJob, ScoreJob, UpdateFile
 from coordinator.entitlement import widest_training
 from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.reported_round import reported_scores
+from journal.events import RoundOpened, UpdateAccepted
 from slimmable.window import WindowKind
 
 
@@ -11,7 +14,7 @@ def score_job(state: Campaign) -> ScoreJob:
     """Return the order to aggregate and measure the closed round."""
     current, settings = state.round, settings_of(state)
     assert current is not None
-    updates = _update_files(state)
+    updates, novelty = _update_files(state), settings.contributions.novelty
     present = {update.device for update in updates}
     absent = [d for d in state.devices.values() if d.device not in present]
     return ScoreJob(
@@ -25,7 +28,8 @@ def score_job(state: Campaign) -> ScoreJob:
         aggregation=settings.aggregation,
         optimiser=state.optimiser,
         control=_control(state),
-        known=state.earlier,
+        known=state.earlier[:novelty],
+        known_to_late=state.earlier[novelty:] if current.late else (),
         min_trainers=settings.rewards.min_trainers,
         absent_widths=tuple(_reach(state, d, d.trained_width) for d in absent if d.trained_width),
     )
@@ -48,23 +52,41 @@ def assess_job(state: Campaign) -> AssessJob:
 
 def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
     assert state.round is not None
-    tasks, ordinary = state.round.tasks, state.round.opened.training.steps
+    tasks, opened = state.round.tasks, state.round.opened
     updates = [task.update for task in tasks.values() if task.update]
-    by_samples = settings_of(state).weighting == "samples"
-    return tuple(
-        UpdateFile(
-            u.device,
-            u.width,
-            u.digest,
-            weight=float(max(1, u.samples)) if by_samples else 1.0,
-            samples=u.samples,
-            rounds=state.devices[u.device].rounds_taken,
-            window=state.round.opened.window,
-            reach=_reach(state, state.devices[u.device], u.width),
-            steps=tasks[u.device].task.steps or ordinary,
-            corrected=u.corrected,
+    fresh = [
+        _update_file(state, update, opened, tasks[update.device].task.steps)
+        for update in sorted(updates, key=lambda one: one.device)
+    ]
+    late = [
+        replace(
+            _update_file(state, one.update, one.opened, 0),
+            base=one.opened.base,
+            round=one.update.round,
+            staleness=one.step.staleness,
+            factor=one.step.weight,
         )
-        for u in sorted(updates, key=lambda update: update.device)
+        for one in state.round.late
+        if one.step
+    ]
+    return (*fresh, *late)
+
+
+def _update_file(
+    state: Campaign, update: UpdateAccepted, opened: RoundOpened, steps: int
+) -> UpdateFile:
+    by_samples = settings_of(state).weighting == "samples"
+    return UpdateFile(
+        update.device,
+        update.width,
+        update.digest,
+        weight=float(max(1, update.samples)) if by_samples else 1.0,
+        samples=update.samples,
+        rounds=state.devices[update.device].rounds_taken,
+        window=opened.window,
+        reach=_reach(state, state.devices[update.device], update.width),
+        steps=steps or opened.training.steps,
+        corrected=update.corrected,
     )
 
 

@@ -157,16 +157,16 @@ def _receipt(device: Device) -> m.Receipt:
 def _task(
     state: Campaign, device: Device, settings: Settings, shares: Mapping[Shared, Share]
 ) -> m.Task | None:
-    current = state.round
-    if current is None or current.closed is not None:
+    current, owed = state.round, state.owed.get(device.device)
+    if owed:
+        opened, mine = owed.opened, owed.task
+    elif current and current.closed is None and device.device in current.tasks:
+        opened, mine = current.opened, current.tasks[device.device]
+    else:
         return None
-    mine = current.tasks.get(device.device)
-    if mine is None or mine.answered:
-        return None
-    opened = current.opened
-    weights = SharedWeights(current.number, mine.task.width, opened.base, opened.window)
+    weights = SharedWeights(opened.round, mine.task.width, opened.base, opened.window)
     share = shares.get(weights)
-    if share is None:
+    if mine.answered or share is None:
         return None
     correction = None
     if due := correction_due(state, mine):
@@ -174,19 +174,19 @@ def _task(
         if correction is None:
             return None
     return m.Task(
-        round=current.number,
+        round=opened.round,
         width=mine.task.width,
         model=settings.model,
         options=settings.options,
         spec_hash=state.spec_hash,
         weights=share.reference,
         key=share.key,
-        training=_training(current.opened, mine.task),
-        budget_s=current.opened.budget_s,
+        training=_training(opened, mine.task),
+        budget_s=opened.budget_s + opened.late_s,
         seed=mine.task.seed,
         evaluate=settings.contributions.evaluator == "devices",
         # An assessment measures what a device trained, not how it travels.
-        upload=_upload(current.opened, mine.task, settings),
+        upload=_upload(opened, mine.task, settings),
         upload_keep=settings.uploads.keep,
         correction=correction.reference if correction else None,
         correction_key=correction.key if correction else b"",

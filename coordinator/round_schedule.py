@@ -1,10 +1,11 @@
-"""When a round opens and closes, and when training stops. Pure."""
+"""When a round opens, and when training stops. Pure."""
 
 import math
 
-from broker.messages import DropReason, Participation
+from broker.messages import Participation
 from coordinator.entitlement import forecast, training_width
 from coordinator.fleet import Campaign, Device, settings_of
+from coordinator.lateness import awaited, late_s
 from coordinator.local_training import (
     assessment_training,
     ordinary_steps,
@@ -15,13 +16,15 @@ from coordinator.pace import repaced
 from coordinator.presence import PRESENT
 from coordinator.round_limits import Limit
 from coordinator.round_plan import RoundPlan, hold, plan_round
-from coordinator.selection import Candidate, drawn
+from coordinator.selection import Candidate, balanced, label_of
+from coordinator.settings import Rounds
 from journal import events as e
 from slimmable.window import PREFIX
 
 
 def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
     """Return the devices that can be invited now, and for each other one why it cannot."""
+    settings, (label, only) = settings_of(state), label_of(settings_of(state).rounds.only)
     invited, reasons = [], {}
     for device in sorted(state.devices.values(), key=lambda device: device.device):
         if device.suspended:
@@ -30,6 +33,10 @@ def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
             reasons[device.device] = f"link is {device.link}"
         elif not device.width:
             reasons[device.device] = device.reason
+        elif label and settings.labels.get(device.device, {}).get(label) != only:
+            reasons[device.device] = f"not of {label}:{only}"
+        elif owed := state.owed.get(device.device):
+            reasons[device.device] = f"still at round {owed.number}"
         else:
             invited.append(device)
     return invited, reasons
@@ -64,7 +71,7 @@ def follow_pace(state: Campaign) -> list[e.AnyEvent]:
 
 
 def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
-    """Invite everybody who can train, once they are enough."""
+    """Invite everybody who can train, once they are enough with those whose updates come late."""
     settings = settings_of(state)
     rounds = settings.rounds
     if state.paused:
@@ -79,10 +86,16 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
         if heard < rounds.min_devices:
             return []
     able, reasons = eligible(state)
-    if len(able) < rounds.quorum:
+    came = {late.update.device for late in state.late}
+    coming = came | awaited(state)
+    if len({one.device for one in able} | coming) < rounds.quorum:
         return []
+    if not able and len(came) < rounds.quorum:
+        return []  # there is nobody to train anything new, and those who are busy will be free then
     plan = plan_round(state, able, now)
-    if len(plan.invited) < rounds.quorum:
+    if len({one.device for one in plan.invited} | coming) < rounds.quorum:
+        return hold(state, plan)
+    if not plan.invited and len(came) < rounds.quorum:
         return hold(state, plan)
     if plan.changes:
         return list(plan.changes)
@@ -92,6 +105,9 @@ def open_round(state: Campaign, now: float) -> list[e.AnyEvent]:
 def _opened(state: Campaign, plan: RoundPlan, reasons: dict[str, str]) -> e.RoundOpened:
     settings, invited = settings_of(state), plan.invited
     rounds = settings.rounds
+    if _full(state):
+        reasons = reasons | {one.device: "late updates fill the round" for one in invited}
+        invited = []
     number = state.round.number + 1 if state.round else 1
     assessment = _assesses(state)
     everybody = assessment or not rounds.cohort
@@ -109,7 +125,8 @@ def _opened(state: Campaign, plan: RoundPlan, reasons: dict[str, str]) -> e.Roun
         not_drawn=spared,
         resting=tuple(sorted(plan.resting)),
         excused=tuple(sorted(name for name in plan.resting if plan.limits[name].excused)),
-        enough=0 if everybody or len(cohort) <= rounds.cohort else rounds.cohort,
+        enough=0 if assessment else _enough(rounds, len(cohort), everybody=everybody),
+        late_s=0.0 if assessment else late_s(state, plan.deadline_s),
         budget_s=plan.deadline_s * (settings.contributions.alone_rounds if assessment else 1),
         quorum=rounds.quorum,
         training=(
@@ -123,24 +140,41 @@ def _opened(state: Campaign, plan: RoundPlan, reasons: dict[str, str]) -> e.Roun
     )
 
 
+def _full(state: Campaign) -> bool:
+    """Return whether late updates close the next round at once.
+
+    The weights will move then, and nobody is sent the old ones.
+    """
+    rounds, came = settings_of(state).rounds, {late.update.device for late in state.late}
+    buffered = rounds.mode == "buffered" and not _assesses(state)
+    return buffered and len(state.late) >= rounds.buffer and len(came) >= rounds.quorum
+
+
+def _enough(rounds: Rounds, drawn: int, *, everybody: bool) -> int:
+    """Return the updates with which a round closes at once; 0 = all."""
+    if rounds.mode == "buffered":
+        return rounds.buffer
+    return 0 if everybody or drawn <= rounds.cohort else rounds.cohort
+
+
 def _cohort(state: Campaign, invited: list[Device], number: int) -> list[Device]:
-    """Return those of the devices that are drawn, in their order."""
+    """Return those of the devices that are drawn, in their order.
+
+    Who still trains for an earlier round has a place already.
+    """
     settings = settings_of(state)
     places = math.ceil(settings.rounds.cohort * settings.rounds.over_selection)
-    chosen = drawn(
-        [
-            Candidate(
-                one.device,
-                one.last_drawn,
-                state.contribution(one.device) if one.last_drawn else None,
-            )
-            for one in invited
-        ],
-        places,
-        settings.rounds.selection,
-        settings.seed,
-        number,
-    )
+    places = max(places - len(awaited(state)), settings.rounds.quorum)
+    candidates = [
+        Candidate(
+            one.device,
+            one.last_drawn,
+            state.contribution(one.device) if one.last_drawn else None,
+            settings.labels.get(one.device, {}).get(settings.rounds.balance, ""),
+        )
+        for one in invited
+    ]
+    chosen = balanced(candidates, places, settings.rounds.selection, settings.seed, number)
     return [one for one in invited if one.device in chosen]
 
 
@@ -174,61 +208,3 @@ def _task(state: Campaign, device: Device, number: int, position: int, limit: Li
         upload=upload,
         reason="; ".join(reasons),
     )
-
-
-def _unanswered(state: Campaign, name: str, *, complete: bool) -> e.DeviceDropped:
-    """Return why the work of a device that has not answered does not count.
-
-    Args:
-        state: of the campaign.
-        name: the device.
-        complete: whether the round closes because it has updates enough.
-    """
-    current = state.round
-    assert current is not None
-    stage = current.tasks[name].stage or "no answer"
-    if complete:
-        reason = DropReason.SURPLUS
-        detail = f"{current.arrived} other updates were enough, last stage: {stage}"
-    else:
-        here = state.devices[name].link in PRESENT
-        reason = DropReason.LATE if here else DropReason.OFFLINE
-        detail = f"no update within {current.opened.budget_s:.1f} s, last stage: {stage}"
-    return e.DeviceDropped(round=current.number, device=name, reason=reason, detail=detail)
-
-
-def close_round(state: Campaign, now: float) -> list[e.AnyEvent]:
-    """Close the open round when everybody has answered, or at its deadline."""
-    current = state.round
-    assert current is not None
-    deadline = current.deadline
-    if state.started_at > current.opened_at:
-        # What was said while the server was away is retained at the broker: it is read first.
-        deadline = max(deadline, state.started_at + settings_of(state).presence.grace_s)
-    complete = 0 < current.opened.enough <= current.arrived
-    if any(current.waiting.values()) and now < deadline and not complete:
-        return []
-    events: list[e.AnyEvent] = [
-        _unanswered(state, name, complete=complete and now < deadline)
-        for name, task in current.tasks.items()
-        if not task.answered
-    ]
-    arrived = tuple(sorted(name for name, task in current.tasks.items() if task.update))
-    enough = len(arrived) >= current.opened.quorum
-    if not enough:
-        events += [
-            e.DeviceDropped(
-                round=current.number,
-                device=name,
-                reason=DropReason.ROUND_ABANDONED,
-                detail=f"{len(arrived)} updates, quorum is {current.opened.quorum}",
-            )
-            for name in arrived
-        ]
-    reason = f"{len(arrived)} of {len(current.tasks)} updates in {now - current.opened_at:.1f} s"
-    if not enough:
-        reason += f", quorum is {current.opened.quorum}: not aggregated"
-    events.append(
-        e.RoundClosed(round=current.number, aggregated=arrived if enough else (), reason=reason)
-    )
-    return events

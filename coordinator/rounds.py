@@ -23,10 +23,12 @@ from coordinator.admission import announced, fetched
 from coordinator.allocation import allocate_rewards, revise_entitlements
 from coordinator.delivery import exported, finish_campaign
 from coordinator.evolution import evolve
-from coordinator.fleet import Campaign, Phase, answered_deployment, settings_of
+from coordinator.fleet import Campaign, Phase, answered_deployment, open_task, settings_of
 from coordinator.inputs import brief, is_finite, recordable
+from coordinator.lateness import give_up
 from coordinator.reported_round import with_reports
-from coordinator.round_schedule import close_round, follow_pace, open_round, stop_training
+from coordinator.round_closing import close_round
+from coordinator.round_schedule import follow_pace, open_round, stop_training
 from coordinator.width_policy import choose_width
 from journal import events as e
 
@@ -118,10 +120,8 @@ def _same_profile(old: Any, new: Any) -> bool:
 
 
 def _progressed(state: Campaign, given: i.ProgressReceived, now: float) -> list[e.AnyEvent]:
-    current, progress = state.round, recordable(given.progress)
-    if current is None or progress.round != current.number or current.closed:
-        return []
-    task = current.tasks.get(given.device)
+    progress = recordable(given.progress)
+    task = open_task(state, given.device, progress.round)
     if task is None or task.answered or not _later(progress.stage, task.stage):
         return []
     events: list[e.AnyEvent] = [
@@ -189,17 +189,19 @@ def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.
         done=not obstacle,
         detail=obstacle,
     )
-    current = state.round
-    if event.done and command.action is OperatorAction.SUSPEND and current and not current.closed:
-        task = current.tasks.get(command.device)
-        if task and not task.answered:
-            return [
-                event,
-                e.DeviceDropped(
-                    round=current.number, device=command.device, reason=DropReason.SUSPENDED
-                ),
-            ]
-    return [event]
+    if not event.done or command.action is not OperatorAction.SUSPEND:
+        return [event]
+    owed, current = state.owed.get(command.device), state.round
+    numbers = [owed.number] if owed else [current.number] if current else []
+    return [
+        event,
+        *(
+            e.DeviceDropped(round=number, device=command.device, reason=DropReason.SUSPENDED)
+            for number in numbers
+            for task in [open_task(state, command.device, number)]
+            if task and not task.answered
+        ),
+    ]
 
 
 def _obstacle(state: Campaign, command: Command) -> str:
@@ -296,6 +298,8 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
 
 
 def _follow_up(state: Campaign, now: float) -> list[e.AnyEvent]:
+    if dropped := give_up(state, now):
+        return dropped
     match state.phase:
         case Phase.GATHERING:
             return (

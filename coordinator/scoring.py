@@ -15,7 +15,8 @@ from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, RoundResult, ScoreJob
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
-from coordinator.contribution.evidence import Evidence, Scores
+from coordinator.contribution.entries import entries
+from coordinator.contribution.evidence import Evidence
 from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
 from coordinator.contribution.methods import estimate
 from coordinator.contribution.novelty import Novelty, novel_steps
@@ -27,7 +28,7 @@ from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
 from coordinator.update_file import read_update
 from journal.blobs import BlobFolder
-from journal.events import Contribution, CurvePoint, Distilled
+from journal.events import CurvePoint, Distilled
 from slimmable.evaluation import calibrate
 from slimmable.model import SlimmableModel
 from slimmable.state import Array, ModelState, decode_state, encode_state
@@ -73,7 +74,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     return RoundResult(
         digest=digest,
         curve=curve,
-        contributions=_contributions(job, scores, novelty),
+        contributions=entries(job.updates, scores, novelty.shares),
         method=scores.method,
         value_before=scores.before,
         value_after=scores.after,
@@ -114,14 +115,19 @@ def _novelty(
     Whoever repeats such a change repeats it as it was seen: the steps are split before the server's
     optimiser scales them.
     """
-    states = [base, *(decode_state(blobs.get(digest)) for digest in job.known)]
+    digests = (*job.known, *job.known_to_late)
+    states = [base, *(decode_state(blobs.get(digest)) for digest in digests)]
     known = [
         {name: after[name] - before[name] for name in model.spec.parameters}
         for after, before in itertools.pairwise(states)
     ]
+    # A round that corrects gradients has no late updates, so that ``back`` leaves nothing out.
+    back = {one.player: len(job.known) + one.staleness for one in job.updates}
     sent = controlled.sent if known else {}  # contributions.novelty = 0 looks at nothing
     known += controlled.known if known else []
-    found = novel_steps(model.spec, controlled.own, known, sent)
+    found = novel_steps(
+        model.spec, controlled.own, known, sent, back if job.known_to_late else None
+    )
     novel, foreseen = (
         tuple(moved.steps(model.spec, part))
         for part in (found.steps, (*found.foreseen, *controlled.rest))
@@ -140,7 +146,7 @@ def _evidence(
     """Gather what contributions are estimated from; only what is new in a step counts."""
     # What the server foresaw belongs to nobody: even the empty coalition has it.
     foreseen = combine(base, model.spec, novelty.foreseen)
-    weights = {update.device: update.weight for update in job.updates}
+    weights = {update.player: update.weight for update in job.updates}
     # What a step does to a width that nobody trained is chance, and would drown what it was for.
     widest = max(1.0 if update.window.moves else update.width for update in job.updates)
     trained = spread_out([width for width in bench.grid if width <= widest], job.widths)
@@ -154,21 +160,8 @@ def _evidence(
         steps=FlatSteps(model.spec, novelty.steps),
         class_rows=class_rows(model.spec, model.task, novelty.steps),
         idle=idle(novelty.steps),
-        samples={update.device: update.samples for update in job.updates},
-        rounds={update.device: update.rounds for update in job.updates},
-    )
-
-
-def _contributions(job: ScoreJob, scores: Scores, novelty: Novelty) -> tuple[Contribution, ...]:
-    return tuple(
-        Contribution(
-            device=update.device,
-            score=scores.scores[update.device],
-            update=update.digest,
-            blocks=scores.blocks.get(update.device, ()),
-            known=novelty.shares[update.device],
-        )
-        for update in job.updates
+        samples={update.player: update.samples for update in job.updates},
+        rounds={update.player: update.rounds for update in job.updates},
     )
 
 

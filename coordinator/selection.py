@@ -5,6 +5,7 @@ auditor find the same one.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,11 +22,46 @@ class Candidate:
         last_drawn: number of the last round that it was drawn for; 0 = none yet.
         worth: its contribution for each part of the progress that it could have a part in; None
             where it was never drawn.
+        group: among which the places are dealt out evenly.
     """
 
     device: str
     last_drawn: int = 0
     worth: float | None = None
+    group: str = ""
+
+
+def label_of(chosen: str) -> tuple[str, str]:
+    """Return name and value of a label such as "site:hall-2"; of "" both are empty."""
+    name, _, value = chosen.partition(":")
+    return name, value
+
+
+def balanced(
+    candidates: Sequence[Candidate], places: int, policy: Policy, seed: int, round_: int
+) -> set[str]:
+    """Return the devices that are drawn, as many of each group as of any other.
+
+    Where a group is too small the others have its places. Where there are fewer places than groups
+    those have them that were drawn longest ago; at random all alike. Within a group see `drawn`,
+    and for the arguments.
+    """
+    groups: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        groups.setdefault(one.group, []).append(one)
+    last = {
+        name: 0 if policy == "random" else max(one.last_drawn for one in members)
+        for name, members in groups.items()
+    }
+    order = sorted(groups, key=lambda name: (last[name], _lot(seed, round_, f"group {name}")))
+    dealt = Counter[str]()
+    while (left := min(places, len(candidates)) - dealt.total()) > 0:
+        dealt.update([name for name in order if dealt[name] < len(groups[name])][:left])
+    return {
+        device
+        for name, count in dealt.items()
+        for device in drawn(groups[name], count, policy, seed, round_)
+    }
 
 
 def drawn(

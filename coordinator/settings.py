@@ -81,6 +81,17 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             `coordinator.selection`.
         over_selection: so many times the cohort is drawn, and the round closes with its first
             ``cohort`` updates; at least 1.
+        only: a label such as "site:hall-2": no other devices take part; "" = all may.
+        balance: name of a label such as "site": a cohort holds as many of each value as of any
+            other, as far as there are so many.
+        mode: "synchronous"; "buffered": a round closes with its first ``buffer`` updates, late ones
+            included, and the others train on (FedBuff, Nguyen et al., AISTATS 2022).
+        late: what becomes of an update that comes after its round: "drop", or "use" it in the next
+            aggregate, as in `coordinator.lateness`. Buffered rounds always use it.
+        staleness: a of the weight (1 + s)^-a of a change that was trained on weights from s
+            aggregates ago; 0 = it counts fully.
+        staleness_limit: s above which it does not count at all.
+        buffer: updates that close a buffered round.
     """
 
     budget: int = 12
@@ -97,6 +108,18 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cohort: int = 0
     selection: Policy = "rotation"
     over_selection: float = 1.0
+    only: str = ""
+    balance: str = ""
+    mode: Literal["synchronous", "buffered"] = "synchronous"
+    late: Literal["drop", "use"] = "drop"
+    staleness: float = 0.5
+    staleness_limit: int = 10
+    buffer: int = 0
+
+    @property
+    def uses_late(self) -> bool:
+        """Whether an update that comes after its round may count in a later one."""
+        return self.late == "use" or self.mode == "buffered"
 
 
 class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -330,6 +353,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         weighting: of updates in the aggregate. "uniform" because the number of samples is only
             the device's own claim; "samples" is FedAvg's rule.
         secure_aggregation: not offered together with contributions; see `check`.
+        labels: device -> its labels, such as {"site": "hall-2"}: the operator's word, which no
+            device can choose.
         block_size: bytes per block, never above the broker's limit.
         telemetry_days: how long telemetry is kept; events are kept for ever.
     """
@@ -341,6 +366,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: int = 0
     weighting: Literal["uniform", "samples"] = "uniform"
     secure_aggregation: bool = False
+    labels: dict[str, dict[str, str]] = {}
     block_size: int = 262144
     telemetry_days: float = 30.0
     training: Training = Training()

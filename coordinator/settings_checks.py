@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.daily_window import DailyWindow
+from coordinator.selection import label_of
 from slimmable.training_rule import WidthRule
 from slimmable.width import WidthError, WidthGrid
 from slimmable.window import WindowKind
@@ -41,6 +42,7 @@ POSITIVE = (
     "contributions.decay",
     "rounds.patience",
     "rounds.failures_limit",
+    "rounds.staleness_limit",
     "width_policy.time_share",
     "width_policy.memory_share",
     "width_policy.least_steps",
@@ -55,6 +57,8 @@ NOT_NEGATIVE = (
     "training.weight_decay",
     "rounds.minimum",
     "rounds.cohort",
+    "rounds.staleness",
+    "rounds.buffer",
     "rounds.gather_s",
     "rounds.release_every",
     "rounds.retry_s",
@@ -169,6 +173,48 @@ def _check_rounds(settings: "Settings") -> None:
             f"rounds.over_selection = {rounds.over_selection:g} must be at least 1: with 1.3 three"
             " in ten more are drawn than needed"
         )
+    _check_buffer(settings)
+    _check_labels(settings)
+
+
+def _check_labels(settings: "Settings") -> None:
+    rounds, known = settings.rounds, settings.labels.values()
+    name, value = label_of(rounds.only)
+    if rounds.only and not any(labels.get(name) == value for labels in known):
+        raise SettingsError(
+            f'rounds.only = "{rounds.only}" is of no device: it is a name and a value of labels,'
+            ' such as "site:hall-2"'
+        )
+    if rounds.balance and not any(rounds.balance in labels for labels in known):
+        raise SettingsError(
+            f'rounds.balance = "{rounds.balance}" is of no device: it is a name of labels, such as'
+            ' "site"'
+        )
+    if rounds.balance and not rounds.cohort:
+        raise SettingsError(
+            f'rounds.balance = "{rounds.balance}" says who is drawn, and without rounds.cohort'
+            " everybody takes part: set a cohort"
+        )
+
+
+def _check_buffer(settings: "Settings") -> None:
+    rounds = settings.rounds
+    if (rounds.mode == "buffered") != bool(rounds.buffer):
+        raise SettingsError(
+            f'rounds.buffer = {rounds.buffer} with rounds.mode = "{rounds.mode}": it is how many'
+            ' updates close a round, so mode = "buffered" needs one and no other mode has any'
+        )
+    if 0 < rounds.buffer < rounds.quorum:
+        raise SettingsError(
+            f"rounds.buffer = {rounds.buffer} is below rounds.quorum = {rounds.quorum}: no round"
+            " would ever count"
+        )
+    train = math.ceil(rounds.cohort * rounds.over_selection)
+    if 0 < train < rounds.buffer:
+        raise SettingsError(
+            f"rounds.buffer = {rounds.buffer} is more than the {train} devices that train at a time"
+            " (rounds.cohort times over_selection): each round would wait for its deadline"
+        )
 
 
 def _check_training(settings: "Settings") -> None:
@@ -176,6 +222,12 @@ def _check_training(settings: "Settings") -> None:
         raise SettingsError(
             f"training.distillation = {settings.training.distillation:g} needs narrower widths in a"
             ' step, and training.rule = "own-width" trains none: set distillation = 0'
+        )
+    if settings.training.control == "scaffold" and settings.rounds.uses_late:
+        raise SettingsError(
+            'training.control = "scaffold" works out a device\'s gradients from what it was sent in'
+            ' the round, and a late update is of an earlier one: set rounds.late = "drop" and'
+            ' rounds.mode = "synchronous"'
         )
     window = settings.training.window
     if window == WindowKind.PREFIX:

@@ -196,6 +196,7 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
         resting: who could train but for a limit of the moment, which ``not_invited`` names.
         excused: those of them whom the operator's limits keep away: they lose no contribution.
         reason: why the deadline is what it is, where it was chosen, in one sentence.
+        late_s: how long after the deadline an update may still come, to count in a later round.
     """
 
     round: int
@@ -212,6 +213,7 @@ class RoundOpened(Event, frozen=True, kw_only=True, tag="round-opened"):
     resting: tuple[str, ...] = ()
     excused: tuple[str, ...] = ()
     reason: str = ""
+    late_s: float = 0.0
 
 
 class RoundsHeld(Event, frozen=True, kw_only=True, tag="rounds-held"):
@@ -289,17 +291,37 @@ class DeviceDropped(Event, frozen=True, kw_only=True, tag="device-dropped"):
     detail: str = ""
 
 
+class LateStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A late update that counts in the aggregate of a later round.
+
+    Attributes:
+        round: that it was trained in.
+        staleness: how many times the weights have moved since those that it was trained on.
+        weight: what its change is multiplied by.
+    """
+
+    device: str
+    round: int
+    staleness: int
+    weight: float
+
+
 class RoundClosed(Event, frozen=True, kw_only=True, tag="round-closed"):
     """No further update counts for the round.
 
     Attributes:
-        aggregated: devices whose updates will be aggregated; empty where the quorum was missed.
+        aggregated: devices whose updates of this round will be aggregated.
         reason: one sentence.
+        late: updates of earlier rounds that will be aggregated with them. Where both are empty the
+            quorum was missed.
+        owed: devices whose updates have not come, and may still count in a later round.
     """
 
     round: int
     aggregated: tuple[str, ...]
     reason: str
+    late: tuple[LateStep, ...] = ()
+    owed: tuple[str, ...] = ()
 
 
 class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
@@ -346,6 +368,8 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             they differ says how sure it is. Empty where the method gives none.
         known: share of the update (0 to 1, of its squared length) that the server could foresee
             from its own earlier steps, and that nothing was credited for.
+        late: digest of its late update, where the score is that of two: then ``update`` is the one
+            of the round itself, and ``known`` the average of both.
     """
 
     device: str
@@ -353,6 +377,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     update: str
     blocks: tuple[float, ...] = ()
     known: float = 0.0
+    late: str = ""
 
 
 class Distilled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

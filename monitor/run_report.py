@@ -50,7 +50,7 @@ class RoundRow:
     """One round in the report.
 
     Attributes:
-        invited, aggregated: how many devices; seconds: opening to closing.
+        invited, aggregated: how many devices, with late updates too; seconds: opening to closing.
         score: of the full width after the round, None where nothing was aggregated.
         drops: "device: reason" of each device that did not make it.
         shared_bytes: bytes of the shared weight blobs that the server published.

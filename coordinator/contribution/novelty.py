@@ -79,6 +79,7 @@ def novel_steps(
     steps: Sequence[Step],
     known: Sequence[Mapping[str, Array]],
     sent: Mapping[str, Mapping[str, Array]] | None = None,
+    back: Mapping[str, int] | None = None,
 ) -> Novelty:
     """Split the steps of a round.
 
@@ -89,14 +90,21 @@ def novel_steps(
             their scale does not matter, zero changes and repetitions are harmless. Without any,
             everything is novel.
         sent: device -> a change that the server sent to it alone, in full shapes; foreseen too.
+        back: device -> how many of them, from the first on, count for it; all where it is absent.
     """
     places = sorted({step.place for step in steps})
-    groups = {place: _groups(spec, place, places, known) for place in places} if known else {}
+    depth = {s.device: min(len(known), (back or {}).get(s.device, len(known))) for s in steps}
+    groups = {
+        (place, count): _groups(spec, place, places, known[:count])
+        for place, count in {(step.place, depth[step.device]) for step in steps}
+        if count
+    }
     novel, foreseen, shares = [], [], {}
     for step in steps:
-        mine = groups.get(step.place, ())
+        count = depth[step.device]
+        mine = groups.get((step.place, count), ())
         if sent and step.device in sent:
-            mine = _groups(spec, step.place, places, [*known, sent[step.device]])
+            mine = _groups(spec, step.place, places, [*known[:count], sent[step.device]])
         part, rest = _split(step, mine)
         novel.append(replace(step, change=rest))
         foreseen.append(replace(step, change=part))

@@ -142,9 +142,13 @@ def _what_became_of(taken: RoundTaken) -> str:
         return f"{start}  {taken.missed}"
     if taken.assessment:
         return f"{start}  trained alone, to be measured by itself"
+    if taken.late and (taken.entry is None or taken.entry.round != taken.late):
+        return f"{start}  came late: it counts with round {taken.late}"
     if taken.entry is None:
         return f"{start}  {'not scored yet' if taken.counted else 'not over yet'}"
     line = f"{start}  {taken.entry.score:12.5g}  {taken.entry.update[:DIGEST]}"
+    if taken.late:
+        line += f"  late, in round {taken.late}"
     if taken.known >= 0.01:
         line += f"  {taken.known:.0%} of it could be foreseen and earned nothing"
     return line

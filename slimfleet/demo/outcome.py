@@ -118,7 +118,12 @@ def round_rows(records: Sequence[Record]) -> tuple[RoundRow, ...]:
         RoundRow(
             number=number,
             invited=len(opened[number][1].tasks),
-            aggregated=len(closed[number][1].aggregated),
+            aggregated=len(
+                {
+                    *closed[number][1].aggregated,
+                    *(step.device for step in closed[number][1].late),
+                }
+            ),
             seconds=closed[number][0] - opened[number][0],
             score=scores.get(number),
             drops=tuple(drops.get(number, ())),
