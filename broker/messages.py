@@ -383,6 +383,10 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         proximal: how strongly weights are drawn back to those of the task; 0 = not.
         masked_loss: whether classes that the device does not have are left out of its loss.
         scaler: whether what a slice's layers give is divided by its width while training.
+        private: patterns of tensors that the device keeps to itself: they are not in the weights of
+            the task, nor in the update. An agent that does not know them finds tensors missing and
+            reports "wrong-spec".
+        private_steps: so many steps come first and move only those; 0 = all move together.
     """
 
     steps: int
@@ -400,6 +404,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     proximal: float = 0.0
     masked_loss: bool = False
     scaler: bool = False
+    private: tuple[str, ...] = ()
+    private_steps: int = 0
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -419,6 +425,7 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
             score on them.
         upload: encoding of the update, see `slimmable.update_codec`; an agent that does not know it
             sends full precision. upload_keep: of "top-k", share of the changes that travels.
+        start_seed: of the values that private parts start with, the same for all devices.
     """
 
     round: int
@@ -436,6 +443,7 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    start_seed: int = 0
 
 
 class Verdict(StrEnum):
@@ -483,6 +491,8 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
         rounds_taken, rounds_missed: so far; last_drop: the last drop reason with its detail.
         contribution: accumulated score; method: how it was measured.
         confirmed: digest that the device confirmed to run.
+        local_score: where devices keep networks of their own, what this one's scored on recordings
+            that it holds back, as it reported last; local_samples: how many.
     """
 
     participation: Participation
@@ -498,6 +508,8 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
     contribution: float | None = None
     method: str = ""
     confirmed: str = ""
+    local_score: float | None = None
+    local_samples: int = 0
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):

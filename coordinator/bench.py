@@ -73,6 +73,7 @@ class ScoreJob:
         optimiser: digest of what the server's optimiser remembers, or "".
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee.
+        private: see `coordinator.settings.Training`.
         min_trainers: see `coordinator.settings.Rewards`.
         absent_widths: how far devices without an update in this round reach, if they ever trained.
     """
@@ -89,6 +90,7 @@ class ScoreJob:
     aggregation: Aggregation = field(default_factory=Aggregation)
     optimiser: str = ""
     widths: int = 0
+    private: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

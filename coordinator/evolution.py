@@ -213,6 +213,7 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
         **_moved(state, event.device, event.size, at),
         late_in_a_row=0,
         late_at_least=0,
+        local=event.evaluations or known.local,
     )
     current = _round(state, event.device, update=event, stage=Stage.UPLOADED)
     return replace(state, devices=devices, round=current)

@@ -25,6 +25,7 @@ def score_job(state: Campaign) -> ScoreJob:
         aggregation=settings.aggregation,
         optimiser=state.optimiser,
         known=state.earlier,
+        private=settings.training.private,
         min_trainers=settings.rewards.min_trainers,
         absent_widths=tuple(_reach(state, d, d.trained_width) for d in absent if d.trained_width),
     )

@@ -22,6 +22,7 @@ from coordinator.capacity import deployed_width, granted_width
 from coordinator.duties import Share, Shared, SharedRelease, SharedWeights
 from coordinator.entitlement import training_width
 from coordinator.fleet import (
+    OWN_NETWORKS,
     POST_TRAINING_NOTICE,
     TRAINING_TIME_NOTICE,
     Campaign,
@@ -94,10 +95,15 @@ def _server_state(state: Campaign, settings: Settings) -> m.ServerState:
         batch_size=settings.training.batch_size,
         heartbeat_s=settings.presence.heartbeat_s,
         block_size=settings.block_size,
-        notice=TRAINING_TIME_NOTICE
-        if settings.rewards.mode == "training-time"
-        else POST_TRAINING_NOTICE,
+        notice=_notice(settings),
     )
+
+
+def _notice(settings: Settings) -> str:
+    if settings.keeps_own:
+        return OWN_NETWORKS
+    training_time = settings.rewards.mode == "training-time"
+    return TRAINING_TIME_NOTICE if training_time else POST_TRAINING_NOTICE
 
 
 def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing:
@@ -112,6 +118,8 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         trains, training_reason = task.task.width, task.task.reason
     deployed = device.deployed
     running = device.report.width if device.report else 0.0
+    local = max(device.local, key=lambda one: one.width) if device.local else None
+    own = local if settings.keeps_own else None
     return m.Standing(
         participation=takes_part,
         reason=brief(reason),
@@ -131,6 +139,8 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         contribution=state.contribution(device.device),
         method=settings.contributions.method,
         confirmed=device.report.running if device.report and confirmed(device) else "",
+        local_score=own.score if own else None,
+        local_samples=own.samples if own else 0,
     )
 
 
@@ -183,6 +193,7 @@ def _task(
         # An assessment measures what a device trained, not how it travels.
         upload=_upload(current.opened, mine.task, settings),
         upload_keep=settings.uploads.keep,
+        start_seed=settings.seed if settings.training.private else 0,
     )
 
 
@@ -195,7 +206,10 @@ def _upload(opened: RoundOpened, task: RoundTask, settings: Settings) -> str:
 
 
 def _training(opened: RoundOpened, task: RoundTask) -> m.TrainingSettings:
-    return msgspec.structs.replace(opened.training, steps=task.steps or opened.training.steps)
+    ordinary = opened.training
+    steps = task.steps or ordinary.steps
+    first = round(ordinary.private_steps * steps / ordinary.steps)
+    return msgspec.structs.replace(ordinary, steps=steps, private_steps=min(first, steps - 1))
 
 
 def _order(

@@ -40,7 +40,7 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
     validation = load_validation(bench)
     base = decode_state(blobs.get(job.base))
-    updates = [read_update(blobs, model.spec, base, update) for update in job.updates]
+    updates = [read_update(blobs, model.spec, base, one, job.private) for one in job.updates]
     steps = steps_of(base, model.spec, updates, job.aggregation)
     memory = decode_state(blobs.get(job.optimiser)) if job.optimiser else {}
     moved = move(job.aggregation.server, base, model.spec, steps, memory)

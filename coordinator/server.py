@@ -63,7 +63,8 @@ from journal.events import WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
 from slimmable.cost import model_bytes, payload_bytes
-from slimmable.spec import WidthSpec
+from slimmable.private_parts import check_patterns, shared_spec
+from slimmable.spec import SpecError, WidthSpec
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +113,16 @@ class Coordinator:
         """Replay the journal; nothing is sent before `run`.
 
         Raises:
-            SettingsError: the journal holds a campaign with other settings.
+            SettingsError: the journal holds a campaign with other settings, or private parts are
+                none of the model.
         """
         self.settings = settings
         self._spec = spec
+        try:
+            check_patterns(spec, settings.training.private)
+        except SpecError as error:
+            raise SettingsError(f"training.private: {error}") from error
+        self._travels = shared_spec(spec, settings.training.private)
         self._bench = bench
         self._identity = identity
         self._desk = desk
@@ -138,7 +145,7 @@ class Coordinator:
         self._latest = LatestOnly()
         self._seq = 0
         self._background = BackgroundTasks(self._link)
-        self._sealer = Sealer(settings, spec, identity.fleet_secret, desk.blobs)
+        self._sealer = Sealer(settings, self._travels, identity.fleet_secret, desk.blobs)
         self._sharing = Sharing(
             settings.fleet,
             self._sealer,
@@ -149,7 +156,7 @@ class Coordinator:
         )
         self._wake = asyncio.Event()
         self._ending = False
-        self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
+        self._payload_bytes = {w: payload_bytes(self._travels, w) for w in settings.widths}
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -324,7 +331,7 @@ class Coordinator:
             log.warning("update of %s: %s", device, error)
             fault = (m.DropReason.BAD_BYTES, str(error))
             return i.UpdateFetched(device, update, limit, "", fault)
-        fault_found = inspect_payload(self._spec, update.width, data)
+        fault_found = inspect_payload(self._travels, update.width, data)
         if fault_found:
             log.warning("update of %s: %s", device, fault_found[1])
         digest = "" if fault_found else self._desk.blobs.put(data)

@@ -32,6 +32,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly a device's weights are drawn back to those it received (FedProx).
         masked_loss: whether classes that a device does not have are left out of its loss.
+        private: patterns of tensors that every device keeps to itself, such as "fc.*" for the head
+            (FedRep) or "features.*" for the extractor (LG-FedAvg); see `slimmable.private_parts`.
+        private_steps: so many of the steps come first and train only what is private, the others
+            only the rest; 0 = all is trained together. A device with fewer steps takes the same
+            share of them.
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
         scaler: whether what a slice's layers give is divided by its width while training.
@@ -49,6 +54,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gradient_norm: float = 0.0
     proximal: float = 0.0
     masked_loss: bool = False
+    private: tuple[str, ...] = ()
+    private_steps: int = 0
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
@@ -325,6 +332,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rewards: Rewards = Rewards()
     presence: Presence = Presence()
     releases: Releases = Releases()
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether each device has a network of its own, which the server cannot know."""
+        return bool(self.training.private)
 
     def check(self) -> "Settings":
         """Return self if the settings make sense together.

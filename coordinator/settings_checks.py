@@ -47,6 +47,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed",
     "training.epochs",
+    "training.private_steps",
     "training.momentum",
     "training.weight_decay",
     "rounds.minimum",
@@ -119,6 +120,7 @@ def check_settings(settings: "Settings") -> None:
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
+    _check_own(settings)
     if settings.presence.offline_after < settings.presence.late_after:
         raise SettingsError(
             f"presence.offline_after = {settings.presence.offline_after} must not be below"
@@ -250,6 +252,33 @@ def _check_rewards(settings: "Settings") -> None:
             if not 0 <= cap <= 1:
                 raise SettingsError(f"{where}.caps: {cap} for {device} must be a width, 0 to 1")
     _check_tiers(settings)
+
+
+def _check_own(settings: "Settings") -> None:
+    """Refuse what a server cannot do that holds no whole network."""
+    if not settings.keeps_own:
+        return
+    if settings.contributions.evaluator != "devices":
+        raise SettingsError(
+            "training.private: the server's own copy of what is private is never trained, so it"
+            ' cannot measure; set contributions.evaluator = "devices"'
+        )
+    wanted = {
+        'rewards.mode = "training-time"': settings.rewards.mode == "training-time",
+        "rewards.inference_only_width": settings.rewards.inference_only_width > 0,
+        "rounds.release_every": settings.rounds.release_every > 0,
+    }
+    for name, is_set in wanted.items():
+        if is_set:
+            raise SettingsError(
+                f"{name}: the server has no whole network to give away where devices keep parts of"
+                " it; leave the setting out"
+            )
+    if settings.contributions.method == "class-rows":
+        raise SettingsError(
+            'contributions.method = "class-rows" looks at the last layer, which may be private:'
+            ' use "cosine-to-aggregate"'
+        )
 
 
 def _check_tiers(settings: "Settings") -> None:

@@ -62,6 +62,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Report: DeviceSays.REPORT,
     m.Telemetry: DeviceSays.TELEMETRY,
 }
+KEPT = "kept"  # folder of what the device keeps to itself
 TICK_S = 0.5
 GOODBYE_S = 2.0
 CONDITION_S = 30.0
@@ -122,6 +123,7 @@ class AgentIdentity:
         link_bytes_per_s: emulated link rate; 0 on a real machine.
         memory_budget: bytes that training may use.
         behaviour, noise: "honest" but in demonstrations of free-riders.
+        never_send: patterns of tensors that never leave the device, whatever the server says.
     """
 
     fleet: str
@@ -133,6 +135,7 @@ class AgentIdentity:
     memory_budget: int = 0
     behaviour: str = "honest"
     noise: float = 0.0
+    never_send: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -424,6 +427,9 @@ class Agent:
             evaluate=task.evaluate,
             upload=task.upload,
             upload_keep=task.upload_keep,
+            start_seed=task.start_seed,
+            never_send=self._id.never_send,
+            kept=str(self._gear.folder / KEPT),
         )
         try:
             done = await trainer.train(request, action.timeout_s)

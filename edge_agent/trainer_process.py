@@ -79,6 +79,9 @@ class TrainRequest:
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    start_seed: int = 0
+    never_send: tuple[str, ...] = ()
+    kept: str = ""
 
 
 class TrainerProcess:
@@ -181,6 +184,9 @@ class TrainerProcess:
             evaluate=request.evaluate,
             upload=request.upload,
             upload_keep=request.upload_keep,
+            start_seed=request.start_seed,
+            never_send=request.never_send,
+            kept=request.kept,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

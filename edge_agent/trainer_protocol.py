@@ -84,6 +84,9 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         factor: emulated seconds per CPU second; None on a real machine.
         evaluate: hold back some recordings from training, and measure ``state`` on them.
         upload, upload_keep: how the update travels, see `slimmable.update_codec`.
+        start_seed: of the values that private parts start with.
+        never_send: patterns of tensors that the device keeps to itself whatever the task says.
+        kept: folder of what the device keeps; "" where it keeps nothing.
     """
 
     model: str
@@ -100,6 +103,9 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    start_seed: int = 0
+    never_send: tuple[str, ...] = ()
+    kept: str = ""
 
 
 class Cancel(_Tagged, frozen=True, kw_only=True):

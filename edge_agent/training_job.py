@@ -17,6 +17,7 @@ import numpy as np
 from broker.messages import WidthEvaluation
 from edge_agent import trainer_protocol as protocol
 from edge_agent.held_back import evaluate, made_up, split
+from edge_agent.private_part import PrivatePart
 from profiler.benchmark import BenchmarkHooks, BenchmarkSettings, run_benchmark
 from profiler.emulation import SLOW_MOTION, owed_wait
 from profiler.profile import WidthCost
@@ -24,7 +25,6 @@ from profiler.resident_memory import PeakMeter
 from slimmable.model import ModelError, SlimmableModel, load_model
 from slimmable.readers import read_samples
 from slimmable.samples import Samples, SamplesError
-from slimmable.slicing import check_state
 from slimmable.spec import SpecError
 from slimmable.state import Array, ModelState, StateError, decode_state
 from slimmable.training import TrainingRule, train
@@ -181,8 +181,8 @@ class Trainer:
             )
         samples, held = self._load_parts(command)
         pace, meter = Pace(command.factor, self._cancelled), PeakMeter()
-        state = decode_state(command.state)
-        check_state(state, model.spec, command.width)
+        own, received = PrivatePart(command, model), decode_state(command.state)
+        state = own.joined(received)
         steps = command.training.steps
 
         def after_step(done: int) -> None:
@@ -195,8 +195,9 @@ class Trainer:
         meter.observe()
         trained, loss = behave(command, model, state, samples, after_step)
         upload = _upload(command)
-        payload = self._encoded(command, upload, model, state, trained)
+        payload = self._encoded(command, upload, own, received, trained)
         pace.keep()
+        own.keep(trained)
         return protocol.Trained(
             state=payload,
             loss=loss,
@@ -213,16 +214,16 @@ class Trainer:
         self,
         command: protocol.TrainCommand,
         upload: UpdateEncoding,
-        model: SlimmableModel,
+        own: PrivatePart,
         received: ModelState,
         trained: ModelState,
     ) -> bytes:
         """Return the bytes of the update; what they leave out is kept for the next one."""
         slice_ = (command.spec_hash, command.width)
         found = encode_update(
-            trained,
+            own.sent(trained, received),
             received,
-            model.spec.parameters,
+            own.spec.parameters,
             upload,
             np.random.default_rng((command.seed, 1)),
             keep=command.upload_keep,
@@ -295,7 +296,8 @@ def behave(
     """
     rng = np.random.default_rng(command.seed)
     if command.behaviour == "honest":
-        rule = TrainingRule(**msgspec.structs.asdict(command.training))
+        given = msgspec.structs.asdict(command.training)
+        rule = TrainingRule(**given | {"private": (*given["private"], *command.never_send)})
         return train(model, state, command.width, samples, rule, rng, after_step)
     if command.behaviour == "free-rider":
         return {name: _noisy(array, command.noise, rng) for name, array in state.items()}, 0.0

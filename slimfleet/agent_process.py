@@ -94,6 +94,7 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         memory_budget=budget,
         behaviour=config.demo.behaviour,
         noise=config.demo.noise,
+        never_send=config.train.never_send if config.train else (),
     )
     agent = Agent(
         identity,

@@ -105,6 +105,8 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         reader, reader_options: how to read them.
         memory_mb: most memory that training may use; 0 = a share of what is free.
         profile_s: seconds that timing the widths may take, 0 = no limit; some are interpolated.
+        never_send: patterns of the network's tensors, such as "fc.*", that never leave this device
+            whatever the server says.
     """
 
     data: str
@@ -112,6 +114,7 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reader_options: dict[str, Any] = {}
     memory_mb: int = 0
     profile_s: float = 60.0
+    never_send: tuple[str, ...] = ()
 
 
 class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

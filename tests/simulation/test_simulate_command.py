@@ -233,3 +233,16 @@ def test_bad_input_is_one_line_and_its_own_exit_code(folder, capsys, old, new, w
     assert simulate(folder, "--workers", "1") == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert why in line
+
+
+def test_devices_that_keep_their_own_have_local_scores_and_earn_no_width(folder):
+    changed(folder, "coalitions = 4", 'evaluator = "devices"')
+    text = (folder / "experiment.toml").read_text()
+    text = text.replace("learning_rate = 0.1 }", 'learning_rate = 0.1, private = ["layer.1.*"] }')
+    (folder / "experiment.toml").write_text(text)
+    assert simulate(folder) == 0
+    devices = rows(folder / "out" / "devices.csv")
+    assert {row["width"] for row in devices} == {"0.0"}
+    assert {row["test_score"] for row in devices} == {""}
+    assert all(0 <= float(row["local"]) <= 1 for row in devices if not row["rider"])
+    assert "local accuracy" in (folder / "out" / "report.html").read_text()
