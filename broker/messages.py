@@ -263,7 +263,7 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
         device: must equal the device of the topic.
         round, width, model, spec_hash: must equal the task's.
         payload: what the blob holds: "state-dict", the trained slice, or "change", what training
-            changed of its parameters.
+            changed of its parameters; where the task brought knowledge, the same word.
         encoding: how; "safetensors-f32", of a change "safetensors-float16" and so on, see
             `slimmable.update_codec`.
         blob: the uploaded bytes.
@@ -417,7 +417,9 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         model, options, spec_hash: which network; built from code already on the device.
         weights: blob with the slice of this width.
         key: 32 bytes that open the blob; only in the tasks of entitled devices.
-        payload, encoding: what the blob holds and how.
+        payload, encoding: what the blob holds and how: "state-dict", the slice; or "prototypes" or
+            "class-scores", what the devices know of each class, for a network of the device's own.
+            An agent that does not know the payload declines.
         training: hyper-parameters.
         budget_s: seconds from receipt until the update must have arrived.
         seed: for batch order and width draws.
@@ -425,7 +427,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
             score on them.
         upload: encoding of the update, see `slimmable.update_codec`; an agent that does not know it
             sends full precision. upload_keep: of "top-k", share of the changes that travels.
-        start_seed: of the values that private parts start with, the same for all devices.
+        start_seed: of the values that private parts, and networks of a device's own, start with.
+        knowledge_weight: how strongly the device's network is drawn to what the others know.
     """
 
     round: int
@@ -444,6 +447,7 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     upload: str = "float32"
     upload_keep: float = 0.0
     start_seed: int = 0
+    knowledge_weight: float = 0.0
 
 
 class Verdict(StrEnum):
@@ -598,6 +602,8 @@ class ServerState(Message, frozen=True, kw_only=True, omit_defaults=True):
         block_size: for uploads.
         notice: what every participant must know, for example that devices hold their training
             width while training.
+        exchange: what travels: "weights", or what networks of the devices' own know; then the
+            profile is of the device's own network.
     """
 
     status: LinkStatus
@@ -609,6 +615,7 @@ class ServerState(Message, frozen=True, kw_only=True, omit_defaults=True):
     heartbeat_s: float = 30.0
     block_size: int = 262144
     notice: str = ""
+    exchange: str = "weights"
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,6 +25,7 @@ class Bench:
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
         fleet: its name, which is written into exported files.
+        exchange: see `coordinator.settings.Settings`.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Bench:
     seed: int
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     fleet: str = ""
+    exchange: str = "weights"
 
 
 @dataclass(frozen=True)

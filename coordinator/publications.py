@@ -96,6 +96,7 @@ def _server_state(state: Campaign, settings: Settings) -> m.ServerState:
         heartbeat_s=settings.presence.heartbeat_s,
         block_size=settings.block_size,
         notice=_notice(settings),
+        exchange=settings.exchange,
     )
 
 
@@ -137,7 +138,7 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         rounds_missed=device.rounds_missed,
         last_drop=brief(device.last_drop),
         contribution=state.contribution(device.device),
-        method=settings.contributions.method,
+        method=settings.contributions.method if settings.exchange == "weights" else "none",
         confirmed=device.report.running if device.report and confirmed(device) else "",
         local_score=own.score if own else None,
         local_samples=own.samples if own else 0,
@@ -193,7 +194,9 @@ def _task(
         # An assessment measures what a device trained, not how it travels.
         upload=_upload(current.opened, mine.task, settings),
         upload_keep=settings.uploads.keep,
-        start_seed=settings.seed if settings.training.private else 0,
+        start_seed=settings.seed if settings.keeps_own else 0,
+        payload="state-dict" if settings.exchange == "weights" else settings.exchange,
+        knowledge_weight=0.0 if settings.exchange == "weights" else settings.knowledge.weight,
     )
 
 

@@ -20,6 +20,7 @@ from coordinator.contribution.methods import estimate
 from coordinator.contribution.novelty import Novelty, novel_steps
 from coordinator.curve import TrainedWidths, score_curve
 from coordinator.evaluator import RoundEvaluator
+from coordinator.knowledge_round import pool_knowledge
 from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
 from coordinator.update_file import read_update
@@ -36,6 +37,8 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
 
     Without validation data nothing is measured: the result has no curve and no values.
     """
+    if bench.exchange != "weights":
+        return pool_knowledge(bench, job)
     started = time.process_time()
     model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
     validation = load_validation(bench)

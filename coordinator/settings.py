@@ -197,6 +197,16 @@ class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     share: float = 0.1
 
 
+class Knowledge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How devices learn from each other where no weights travel; see `Settings.exchange`.
+
+    Attributes:
+        weight: how strongly a network is drawn to what the others know (lambda of FedProto).
+    """
+
+    weight: float = 1.0
+
+
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How contributions are measured.
 
@@ -307,6 +317,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         fleet: name of the fleet; part of every topic.
         model, options: which network, see `slimmable.model.load_model`.
         widths: the training grid.
+        exchange: what travels. "weights"; or each device trains a network of its own, of whatever
+            architecture, and tells the mean features ("prototypes", FedProto) or the mean scores
+            ("class-scores", FedDistill) of each class.
         weighting: of updates in the aggregate. "uniform" because the number of samples is only
             the device's own claim; "samples" is FedAvg's rule.
         secure_aggregation: not offered together with contributions; see `check`.
@@ -319,6 +332,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     options: dict[str, Any] = {}
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     seed: int = 0
+    exchange: Literal["weights", "prototypes", "class-scores"] = "weights"
     weighting: Literal["uniform", "samples"] = "uniform"
     secure_aggregation: bool = False
     block_size: int = 262144
@@ -328,6 +342,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     width_policy: WidthPolicy = WidthPolicy()
     aggregation: Aggregation = Aggregation()
     uploads: Uploads = Uploads()
+    knowledge: Knowledge = Knowledge()
     contributions: Contributions = Contributions()
     rewards: Rewards = Rewards()
     presence: Presence = Presence()
@@ -336,7 +351,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def keeps_own(self) -> bool:
         """Whether each device has a network of its own, which the server cannot know."""
-        return bool(self.training.private)
+        return bool(self.training.private) or self.exchange != "weights"
 
     def check(self) -> "Settings":
         """Return self if the settings make sense together.

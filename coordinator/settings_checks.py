@@ -9,6 +9,8 @@ import msgspec
 
 from coordinator.daily_window import DailyWindow
 from slimmable.training_rule import WidthRule
+from coordinator.own_network_checks import SettingsError as SettingsError  # noqa: PLC0414
+from coordinator.own_network_checks import check_own_networks
 from slimmable.width import WidthError, WidthGrid
 from slimmable.window import WindowKind
 
@@ -55,6 +57,7 @@ NOT_NEGATIVE = (
     "rounds.gather_s",
     "rounds.release_every",
     "rounds.retry_s",
+    "knowledge.weight",
     "rewards.cutoff",
     "rewards.proof",
     "rewards.sharing",
@@ -93,10 +96,6 @@ BELOW_ONE = (
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
 
-class SettingsError(ValueError):
-    """The settings contradict themselves. Change the setting that the message names."""
-
-
 def check_settings(settings: "Settings") -> None:
     """Refuse settings that contradict themselves.
 
@@ -120,7 +119,7 @@ def check_settings(settings: "Settings") -> None:
     _check_aggregation(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
-    _check_own(settings)
+    check_own_networks(settings)
     if settings.presence.offline_after < settings.presence.late_after:
         raise SettingsError(
             f"presence.offline_after = {settings.presence.offline_after} must not be below"
@@ -252,33 +251,6 @@ def _check_rewards(settings: "Settings") -> None:
             if not 0 <= cap <= 1:
                 raise SettingsError(f"{where}.caps: {cap} for {device} must be a width, 0 to 1")
     _check_tiers(settings)
-
-
-def _check_own(settings: "Settings") -> None:
-    """Refuse what a server cannot do that holds no whole network."""
-    if not settings.keeps_own:
-        return
-    if settings.contributions.evaluator != "devices":
-        raise SettingsError(
-            "training.private: the server's own copy of what is private is never trained, so it"
-            ' cannot measure; set contributions.evaluator = "devices"'
-        )
-    wanted = {
-        'rewards.mode = "training-time"': settings.rewards.mode == "training-time",
-        "rewards.inference_only_width": settings.rewards.inference_only_width > 0,
-        "rounds.release_every": settings.rounds.release_every > 0,
-    }
-    for name, is_set in wanted.items():
-        if is_set:
-            raise SettingsError(
-                f"{name}: the server has no whole network to give away where devices keep parts of"
-                " it; leave the setting out"
-            )
-    if settings.contributions.method == "class-rows":
-        raise SettingsError(
-            'contributions.method = "class-rows" looks at the last layer, which may be private:'
-            ' use "cosine-to-aggregate"'
-        )
 
 
 def _check_tiers(settings: "Settings") -> None:

@@ -82,6 +82,8 @@ class TrainRequest:
     start_seed: int = 0
     never_send: tuple[str, ...] = ()
     kept: str = ""
+    payload: str = "state-dict"
+    knowledge_weight: float = 0.0
 
 
 class TrainerProcess:
@@ -187,6 +189,8 @@ class TrainerProcess:
             start_seed=request.start_seed,
             never_send=request.never_send,
             kept=request.kept,
+            payload=request.payload,
+            knowledge_weight=request.knowledge_weight,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

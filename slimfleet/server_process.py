@@ -53,6 +53,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         ladder=settings.rewards.ladder,
         seed=settings.seed,
         fleet=settings.fleet,
+        exchange=settings.exchange,
     )
     with Journal.open(folder / "journal") as journal:
         blobs = BlobFolder(folder / "blobs")

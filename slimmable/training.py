@@ -21,6 +21,7 @@ from torch import nn
 
 from slimmable.distillation import distance
 from slimmable.evaluation import check_network
+from slimmable.guidance import Guidance
 from slimmable.model import SlimmableModel
 from slimmable.private_parts import private_names
 from slimmable.samples import Samples
@@ -59,6 +60,7 @@ def train(
     rule: TrainingRule,
     rng: np.random.Generator,
     after_step: Callable[[int], None] = lambda _: None,
+    guide: Guidance | None = None,
 ) -> tuple[ModelState, float]:
     """Train the sub-model of ``width`` and return its new state and the mean loss.
 
@@ -74,6 +76,7 @@ def train(
         rng: draws batches, widths, and the seed of dropout layers; the same one gives the same
             result on the same machine, on a GPU within rounding.
         after_step: called with the number of finished steps.
+        guide: what other devices know, as a part of the loss.
 
     Raises:
         SpecError: the state is not one of ``width``.
@@ -84,7 +87,7 @@ def train(
     # Layers that draw numbers use torch's global generator, which is put back afterwards; that of
     # a GPU is not, and nobody draws from it who has not seeded it.
     with torch.random.fork_rng(devices=[]):
-        training = Training(model, state, width, samples, rule, rng)
+        training = Training(model, state, width, samples, rule, rng, guide=guide)
         for step in range(rule.steps):
             total += training.step()
             after_step(step + 1)
@@ -107,6 +110,7 @@ class Training:
         rule: TrainingRule,
         rng: np.random.Generator,
         teacher: Teacher | None = None,
+        guide: Guidance | None = None,
     ) -> None:
         """Prepare.
 
@@ -119,6 +123,7 @@ class Training:
             rng: draws batches, widths and seeds.
             teacher: a network that all slices learn from, the widest too; without it the narrower
                 ones learn from the widest, where the rule says so.
+            guide: see `train`.
 
         Raises:
             SpecError: the state is not one of ``width``.
@@ -154,6 +159,10 @@ class Training:
             offered: _Slice(model, offered, width, scaler=rule.scaler)
             for offered in self._draw.widths
         }
+        self._guide = guide
+        if guide:
+            for part in self._slices.values():
+                part.watched_by(guide)
 
     def step(self, rate: float | None = None) -> float:
         """Take one gradient step and return the loss, averaged over the widths of the step.
@@ -173,9 +182,12 @@ class Training:
         total = 0.0
         for width in widths:
             outputs = self._slices[width].forward(self._tensors, x)
+            told = self._guide.loss(outputs, y) if self._guide else None
             if self._present is not None:
                 outputs = outputs.where(self._present, 0.0)
             loss = self._loss(outputs, y)
+            if told is not None:
+                loss = loss + told
             reached = float(loss.detach())
             if not math.isfinite(reached):
                 raise DivergenceError(
@@ -250,6 +262,10 @@ class _Slice:
         self._network.to(torch_device())
         names = sorted(set(model.spec.tensors) - model.spec.statistics)
         self._cuts = {name: _cut(model.spec, name, width, outer) for name in names}
+
+    def watched_by(self, guide: Guidance) -> None:
+        """Let a guide see the features of the network."""
+        guide.watch(self._network)
 
     def forward(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Return the outputs for ``x`` with the weights and constants of ``tensors``."""

@@ -53,6 +53,7 @@ from slimfleet.simulation.jobs import InProcessJobs
 from slimfleet.simulation.tiers import PLENTY, Tier
 from slimfleet.simulation.virtual_clock import run
 from slimfleet.simulation.workers import Workers, open_workers
+from slimmable.model import load_model
 from slimmable.samples import Samples
 from slimmable.spec import WidthSpec
 from slimmable.state import ModelState, decode_state
@@ -142,6 +143,16 @@ def _check(
                 f" {settings.widths[0]:g} to 1, the range of the training grid"
             )
         _ = device.kind
+        if device.rider and settings.exchange != "weights":
+            raise SimulationError(
+                f"device {device.name!r}: riders forge weights, and none travel with exchange ="
+                f" {settings.exchange!r}; leave riders out"
+            )
+        if device.own_model and settings.exchange == "weights":
+            raise SimulationError(
+                f"device {device.name!r} has a network of its own, and weights are exchanged: set"
+                ' exchange to "prototypes" or "class-scores"'
+            )
         if device.tier:
             device.tier.check()
     if len(set(names)) < len(names):
@@ -208,6 +219,7 @@ class _Fleet:
             ladder=settings.rewards.ladder,
             seed=settings.seed,
             fleet=settings.fleet,
+            exchange=settings.exchange,
         )
 
     async def play(self, bench: Bench, pool: Workers, progress: Progress) -> Outcome:
@@ -250,7 +262,9 @@ class _Fleet:
         return [
             self._agent(
                 device,
-                SimulatedTrainer(device, data, spec, classes, self._settings.seed, pool),
+                SimulatedTrainer(
+                    device, data, _spec_of(device, spec), classes, self._settings.seed, pool
+                ),
             )
             for device in self._devices
         ]
@@ -270,6 +284,7 @@ class _Fleet:
             emulated="simulated",  # so that no real transfer is timed
             link_bytes_per_s=device.link_bytes_per_s,
             memory_budget=device.memory_budget,
+            own_model=device.own_model,
         )
         equipment = Equipment(
             link=self._link(name, last_will(fleet, name, 1)),
@@ -336,6 +351,12 @@ class _Fleet:
             return state.phase is Phase.FINISHED
         after = (Phase.EXPORTING, Phase.DELIVERING, Phase.FINISHED)
         return bool(state.stopped) and state.phase in after
+
+
+def _spec_of(device: SimulatedDevice, spec: WidthSpec) -> WidthSpec:
+    """Return the spec of the network that a device trains."""
+    own = device.own_model
+    return load_model(own.model, own.options).spec if own else spec
 
 
 async def _trust(_model: Path, _manifest: Path) -> ProbeResult:

@@ -1,6 +1,6 @@
 """What a cell of an experiment came to, as plain values: devices, rounds and widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -20,7 +20,7 @@ from slimfleet.simulation.round_facts import (
 from slimmable.cost import payload_bytes
 from slimmable.model import load_model
 from slimmable.private_parts import shared_spec
-from slimmable.state import ModelState
+from slimmable.state import ModelState, encode_state
 
 
 class DeviceResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,8 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True):
         score: of that width, as the server measured it; test_score: on the test data.
         alone: score of its own model, where the campaign measured it.
         rounds: in which its update counted.
-        local: where devices keep networks of their own, what this one's scored there.
+        local: where devices keep networks of their own, what this one's scored there; network: its
+            name, "" = the campaign's.
         reason: one sentence.
     """
 
@@ -54,6 +55,7 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     tier: str = ""
     local: float | None = None
+    network: str = ""
 
 
 class WidthResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,9 +112,7 @@ def result_of(
     scored, allocation = state.scored, state.allocation
     assert scored is not None
     assert allocation is not None
-    spec = load_model(settings.model, settings.options).spec
-    travels = shared_spec(spec, settings.training.private)
-    tasks = task_results(outcome.records, partial(payload_bytes, travels))
+    tasks = task_results(outcome.records, _plain_bytes(settings, outcome))
     if settings.keeps_own:
         name = f"local {name_of_score(settings)}"
         on_test: Mapping[float, float] = {point.width: point.score for point in scored.curve}
@@ -150,6 +150,15 @@ def result_of(
         wall_s=wall_s,
         tasks=tasks,
     )
+
+
+def _plain_bytes(settings: Settings, outcome: Outcome) -> Callable[[float], int]:
+    """Return how large what travels is in full precision, at a width."""
+    if settings.exchange != "weights":
+        size = len(encode_state(outcome.final))
+        return lambda _width: size
+    spec = load_model(settings.model, settings.options).spec
+    return partial(payload_bytes, shared_spec(spec, settings.training.private))
 
 
 def _rewarded(
@@ -191,6 +200,7 @@ def _kept(state: Campaign, device: SimulatedDevice) -> DeviceResult:
         alone=None,
         rounds=state.devices[device.name].rounds_taken,
         local=state.local_score(device.name),
+        network=device.own_model.model if device.own_model else "",
         reason=state.withheld,
         tier=device.tier.name if device.tier else "",
     )

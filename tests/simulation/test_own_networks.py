@@ -9,10 +9,14 @@ from coordinator.evolution import evolve
 from coordinator.fleet import OWN_NETWORKS, Campaign, Phase
 from coordinator.publications import device_publications
 from coordinator.settings import Settings, SettingsError
+from edge_agent.agent import OwnModel
 from edge_agent.held_back import split
 from journal import events as e
 from slimfleet.simulation.campaign import SimulatedDevice, simulate
+from slimfleet.simulation.errors import SimulationError
 from slimmable.evaluation import initial_state, outputs
+from slimmable.guidance import what_it_says
+from slimmable.knowledge import COUNT, MEAN, class_means
 from slimmable.model import load_model
 from slimmable.samples import Samples
 from slimmable.state import decode_state
@@ -160,3 +164,105 @@ def test_a_pattern_that_matches_nothing_stops_the_server_at_its_start(tmp_path):
         SettingsError, match=r"training.private: pattern 'head.\*' matches no tensor"
     ):
         play(tmp_path, training={"private": ("head.*",)})
+
+
+# --- knowledge instead of weights ----------------------------------------------------------------
+
+
+NETWORKS = (
+    OwnModel("mlp", OPTIONS | {"hidden": [16]}),
+    OwnModel("mlp", OPTIONS | {"hidden": [32, 16]}),
+    OwnModel("mlp", OPTIONS | {"hidden": [24, 24, 16]}),
+)
+
+
+def the_same_words(number, recordings=15):
+    """What one device has of three things, under the names that all use."""
+    rng = np.random.default_rng(number)
+    of_thing = 2.5 * np.random.default_rng(99).normal(size=(3, 80)) / np.sqrt(80)
+    recording = np.arange(4 * recordings) // 4
+    thing = recording % 3
+    x = of_thing[thing] + rng.normal(size=(len(thing), 80))
+    return Samples(x.astype("f4"), thing, recording)
+
+
+SAME = {name: the_same_words(number) for number, name in enumerate(DEVICES)}
+
+
+def play_unlike(folder, exchange, weight, **changes):
+    devices = [
+        SimulatedDevice(name, samples, own_model=NETWORKS[number % 3])
+        for number, (name, samples) in enumerate(SAME.items())
+    ]
+    how = settings(exchange=exchange, knowledge={"weight": weight}, **changes)
+    return simulate(how, devices, None, folder)
+
+
+@pytest.fixture(scope="module", params=["class-scores", "prototypes"])
+def unlike(request, tmp_path_factory):
+    """A campaign of networks of three architectures: its exchange, folder and outcome."""
+    folder = tmp_path_factory.mktemp("unlike")
+    return request.param, folder, play_unlike(folder, request.param, 1.0)
+
+
+def spread(folder, exchange):
+    """Return how far what devices know of a class lies apart, against how far classes do."""
+    told = []
+    for number, (name, samples) in enumerate(SAME.items()):
+        own = NETWORKS[number % 3]
+        model = load_model(own.model, own.options)
+        kept = folder / "devices" / name / "kept" / f"{model.spec.spec_hash}.safetensors"
+        said = what_it_says(model, decode_state(kept.read_bytes()), samples.x, exchange)
+        told.append(class_means(said, samples.y, 3)[MEAN])
+    found = np.stack(told)
+    between_devices = np.square(found - found.mean(axis=0)).mean()
+    return between_devices / np.square(found - found.mean(axis=1, keepdims=True)).mean()
+
+
+def test_unlike_networks_come_to_mean_the_same(unlike, tmp_path):
+    exchange, folder, _ = unlike
+    play_unlike(tmp_path, exchange, 0.0)
+    assert spread(folder, exchange) < 0.5 * spread(tmp_path, exchange)
+
+
+def test_unlike_networks_learn_while_they_tell_each_other(unlike):
+    _, _, outcome = unlike
+    scored = events_of(outcome, e.RoundScored)
+    assert len(scored) == ROUNDS
+    assert scored[0].curve[-1].score < 0.5
+    assert scored[-1].curve[-1].score > 0.7
+    assert [one.width for one in scored[-1].curve] == [1.0]
+
+
+def test_what_travels_is_small_and_the_journal_tells_all_of_it(unlike):
+    exchange, _, outcome = unlike
+    sizes = {one.size for one in events_of(outcome, e.UpdateAccepted)}
+    assert max(sizes) < 4 * 3 * {"prototypes": 16, "class-scores": 3}[exchange] + 300
+    state = outcome.state
+    assert (state.withheld, state.allocation.rewards) == (OWN_NETWORKS, ())
+    assert {one.rounds_taken for one in state.devices.values()} == {ROUNDS}
+    assert {one.contributions for one in events_of(outcome, e.RoundScored)} == {()}
+    assert outcome.final[COUNT].tolist() == [len(DEVICES)] * 3
+    assert replayed(outcome) == state
+
+
+def test_a_network_with_other_features_is_dropped_by_name_and_the_others_go_on(tmp_path):
+    odd = OwnModel("mlp", OPTIONS | {"hidden": [10]})
+    devices = [
+        SimulatedDevice(name, samples, own_model=odd if name == "saw" else None)
+        for name, samples in SAME.items()
+    ]
+    how = settings(exchange="prototypes", rounds={"budget": 2, "minimum": 2})
+    state = simulate(how, devices, None, tmp_path).state
+    assert state.devices["saw"].rounds_missed == 2
+    assert "has 10 features before its last layer" in state.devices["saw"].last_drop
+    assert {one.rounds_taken for one in state.devices.values()} == {0, 2}
+
+
+def test_riders_and_networks_that_do_not_fit_the_exchange_are_refused(tmp_path):
+    rider = [SimulatedDevice("fan", SAME["fan"]), SimulatedDevice("saw", SAME["saw"], rider="zero")]
+    with pytest.raises(SimulationError, match="riders forge weights"):
+        simulate(settings(exchange="prototypes"), rider, None, tmp_path)
+    own = [SimulatedDevice(name, SAME[name], own_model=NETWORKS[0]) for name in ("fan", "saw")]
+    with pytest.raises(SimulationError, match="weights are exchanged"):
+        simulate(settings(), own, None, tmp_path)
