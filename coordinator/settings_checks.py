@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.daily_window import DailyWindow
-from slimmable.training_rule import WidthRule
 from coordinator.own_network_checks import SettingsError as SettingsError  # noqa: PLC0414
 from coordinator.own_network_checks import check_own_networks
+from slimmable.training_rule import WidthRule
 from slimmable.width import WidthError, WidthGrid
 from slimmable.window import WindowKind
 

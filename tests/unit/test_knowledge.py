@@ -9,10 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from broker.messages import DropReason, TrainingSettings
+from broker.messages import DropReason, TrainingSettings, WidthEvaluation
+from broker.topics import DownTopic, ServerSays
+from coordinator import inputs as i
 from coordinator import work
+from coordinator.admission import admit
 from coordinator.aggregation.knowledge import consensus, inspect_knowledge
-from coordinator.bench import Bench, ScoreJob, UpdateFile
+from coordinator.bench import Bench, RoundResult, ScoreJob, UpdateFile
+from coordinator.fleet import OWN_NETWORKS, Phase
+from coordinator.publications import device_publications
 from coordinator.scoring import score_round
 from coordinator.settings import (
     Aggregation,
@@ -34,6 +39,8 @@ from slimmable.samples import Samples
 from slimmable.state import decode_state, encode_state
 from slimmable.training import train
 from slimmable.training_rule import TrainingRule
+from tests.fakes.office import Office
+from tests.fakes.office import settings as office_settings
 from tests.fakes.toy_models import toy
 
 pytestmark = pytest.mark.torch
@@ -395,3 +402,64 @@ def test_settings_that_concern_weights_are_refused_where_none_travel(changes, sa
     assert Settings(fleet="plant", model="mlp", **KNOWING).check().keeps_own
     with pytest.raises(SettingsError, match=said):
         Settings(fleet="plant", model="mlp", **(KNOWING | changes)).check()
+
+
+A, B = "device-a", "device-b"
+
+
+def told_office():
+    """A campaign of decisions alone, whose first round asks for prototypes."""
+    return Office(
+        office_settings(
+            exchange="prototypes",
+            widths=(1.0,),
+            contributions=Contributions(evaluator="devices"),
+            rounds={"min_devices": 2, "quorum": 2},
+        )
+    ).begin(A, B)
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoding", "fits"),
+    [
+        ("prototypes", "safetensors-f32", True),
+        ("state-dict", "safetensors-f32", False),
+        ("change", "safetensors-int8", False),
+        ("class-scores", "safetensors-f32", False),
+        ("prototypes", "safetensors-int8", False),
+    ],
+)
+def test_an_update_must_hold_what_the_task_asked_for(payload, encoding, fits):
+    desk = told_office()
+    refusal = admit(desk.state, A, desk.update_of(A, payload=payload, encoding=encoding), 10**6)
+    assert (refusal is None) == fits
+    if refusal:
+        assert refusal[0] is DropReason.BAD_BYTES
+        assert "unknown payload" in refusal[1]
+
+
+def test_an_exchange_campaign_ends_without_rewards_and_its_devices_are_told_their_scores():
+    desk = told_office()
+    known = {"payload": "prototypes"}
+    for number in range(1, 20):
+        if desk.state.stopped:
+            break
+        for name in (A, B):
+            score = 0.5 + 0.01 * number
+            told = WidthEvaluation(width=1.0, score=score, loss=1.0 - score, samples=8)
+            desk.fetched(name, evaluations=(told,), **known)
+        desk.say(
+            i.Scored(
+                desk.state.round.number,
+                RoundResult(f"{number:064d}", (), (), "none", 0.0, 0.0, 0, 0.1, better=False),
+            )
+        )
+    assert desk.state.phase is Phase.FINISHED
+    assert desk.state.withheld == OWN_NETWORKS
+    assert [one.width for one in desk.state.scored.curve] == [1.0]
+    standing = device_publications(desk.state, A, {}, lambda *_: None)[
+        DownTopic(A, ServerSays.STANDING)
+    ]
+    assert standing.local_score == pytest.approx(0.5 + 0.01 * desk.state.round.number)
+    assert standing.method == "none"
+    assert desk.replayed() == desk.state
