@@ -19,8 +19,12 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "transfer": (True, "10 s", "MB/s of a blob over the embedded broker against raw loopback TCP"),
     "wire_bytes": (True, "10 s", "bytes of a round while more devices share a width"),
     "memory": (False, "2 min", "predicted against measured file size and peak memory"),
-    "prediction": (True, "1.5 min", "predicted against observed round time in the demo"),
     "participation": (False, "4 min", "rounds in which each device's update counted, 100x apart"),
+    "prediction": (
+        True,
+        "1.5 min",
+        "predicted against observed round time; --load: beside other work",
+    ),
     "demo_accuracy": (False, "4 min", "accuracy on the unseen person, free-rider, three seeds"),
     "width_training": (False, "8 min", "one slimmable against four dense networks, equal CPU time"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),

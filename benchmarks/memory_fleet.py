@@ -18,7 +18,15 @@ from broker.envelope import Verifier, public_key_of
 from broker.link import Received
 from broker.memory import MemoryBroker, MemoryLink
 from broker.permissions import Permissions, device_permissions, server_permissions
-from broker.topics import DownTopic, ServerTopic, SharedBlock, UploadBlock, UpTopic, parse_topic
+from broker.topics import (
+    DeviceSays,
+    DownTopic,
+    ServerTopic,
+    SharedBlock,
+    UploadBlock,
+    UpTopic,
+    parse_topic,
+)
 from coordinator.aggregation.rules import aggregate
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, ExportJob, ExportResult, RoundResult, ScoreJob
@@ -89,6 +97,8 @@ class CountingBroker(MemoryBroker):
                 return "shared"
             case UploadBlock():
                 return "uploaded"
+            case UpTopic(channel=DeviceSays.PROFILE):
+                return "profile"  # at enrolment, and when the link turns out to be another one
             case UpTopic():
                 return "control up"
             case DownTopic():

@@ -66,8 +66,8 @@ def measure(arguments: argparse.Namespace) -> Result:
                 "; broadcast: what the server says once to everybody (its summary no device reads)"
             ),
             (
-                "left out: one alive message per heartbeat, and the enrolment of each device, which"
-                " happens once"
+                "left out: one alive message per heartbeat, the enrolment of each device, which"
+                " happens once, and profiles, which are told when a device or its link changes"
             ),
         ),
     )

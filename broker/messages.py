@@ -273,6 +273,7 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
         download_s, train_s: measured durations, emulation included.
         evaluations: where the task asked for them, what the received weights scored at each width
             of the grid up to the task's, on recordings that the device holds back from training.
+        corrected: whether the task's correction was added to every gradient.
     """
 
     device: str
@@ -289,6 +290,7 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
     download_s: float = 0.0
     train_s: float = 0.0
     evaluations: tuple[WidthEvaluation, ...] = ()
+    corrected: bool = False
 
 
 class InstallState(StrEnum):
@@ -427,6 +429,9 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
             score on them.
         upload: encoding of the update, see `slimmable.update_codec`; an agent that does not know it
             sends full precision. upload_keep: of "top-k", share of the changes that travels.
+        correction: blob with what is added to each gradient of the parameters, in the shapes of
+            this width (SCAFFOLD); correction_key opens it. An agent that does not know it trains
+            without, and its update does not say `corrected`.
         start_seed: of the values that private parts, and networks of a device's own, start with.
         knowledge_weight: how strongly the device's network is drawn to what the others know.
     """
@@ -446,6 +451,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    correction: BlobReference | None = None
+    correction_key: bytes = b""
     start_seed: int = 0
     knowledge_weight: float = 0.0
 

@@ -88,6 +88,7 @@ def fetched(state: Campaign, given: i.UpdateFetched, now: float) -> list[e.AnyEv
             train_s=update.train_s,
             round_s=now - current.opened_at,
             evaluations=evaluations,
+            corrected=update.corrected,
         )
     ]
     if refused:

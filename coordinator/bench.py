@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import ModelManifest
-from coordinator.settings import Aggregation
-from journal.events import AloneScore, Contribution, CurvePoint
+from coordinator.settings import Aggregation, Distillation
+from journal.events import AloneScore, Contribution, ControlVariates, CurvePoint, Distilled
 from slimmable.window import PREFIX, Window
 
 if TYPE_CHECKING:  # decisions read the results below, and they have no disk
@@ -25,6 +25,8 @@ class Bench:
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
         fleet: its name, which is written into exported files.
+        distillation: what the aggregate is taught; pool: file of unlabelled samples for that, None
+            where validation recordings are set aside; pool_reader, pool_options: how to read it.
         exchange: see `coordinator.settings.Settings`.
     """
 
@@ -39,6 +41,10 @@ class Bench:
     seed: int
     reader_options: Mapping[str, Any] = field(default_factory=dict)
     fleet: str = ""
+    distillation: Distillation = field(default_factory=Distillation)
+    pool: "Path | None" = None
+    pool_reader: str = "npz"
+    pool_options: Mapping[str, Any] = field(default_factory=dict)
     exchange: str = "weights"
 
 
@@ -52,6 +58,8 @@ class UpdateFile:
         rounds: in which an update of the device counted, this one included.
         window: which entries of the full model it is about.
         reach: widest sub-model that its device comes to train, which may be wider than this once.
+        steps: that the device was asked for.
+        corrected: whether it says that it corrected its gradients.
     """
 
     device: str
@@ -62,6 +70,23 @@ class UpdateFile:
     rounds: int = 1
     window: Window = PREFIX
     reach: float = 0.0
+    steps: int = 0
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control variates that a round went by.
+
+    Attributes:
+        fleet: digest of what the fleet's are worked out from, "" at first; devices: of each
+            device's own, where it has one.
+        rate: learning rate of the round.
+    """
+
+    fleet: str
+    devices: Mapping[str, str]
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,7 @@ class ScoreJob:
         private: see `coordinator.settings.Training`.
         min_trainers: see `coordinator.settings.Rewards`.
         absent_widths: how far devices without an update in this round reach, if they ever trained.
+        control: None where gradients are not corrected.
     """
 
     round: int
@@ -92,6 +118,7 @@ class ScoreJob:
     aggregation: Aggregation = field(default_factory=Aggregation)
     optimiser: str = ""
     widths: int = 0
+    control: Control | None = None
     private: tuple[str, ...] = ()
 
 
@@ -125,6 +152,8 @@ class RoundResult:
     seconds: float
     better: bool
     optimiser: str = ""
+    distilled: Distilled | None = None
+    variates: ControlVariates | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from broker.messages import BlobReference
 from coordinator.capacity import deployed_width
-from coordinator.fleet import Campaign, Phase, answered_deployment
+from coordinator.fleet import Campaign, Phase, TaskState, answered_deployment
 from slimmable.window import PREFIX, Window
 
 
@@ -46,7 +46,24 @@ class SharedRelease:
     digest: str
 
 
-Shared = SharedWeights | SharedRelease
+@dataclass(frozen=True)
+class SharedCorrection:
+    """What one device corrects its gradients by must be on the broker.
+
+    Attributes:
+        round: the open one; device: that it is for; width, window: of its slice.
+        fleet, own: digests of what it is worked out from.
+    """
+
+    round: int
+    device: str
+    width: float
+    fleet: str
+    own: str
+    window: Window = PREFIX
+
+
+Shared = SharedWeights | SharedRelease | SharedCorrection
 
 
 @dataclass(frozen=True)
@@ -100,13 +117,15 @@ def job(state: Campaign) -> Job | None:
 def needed_blobs(state: Campaign) -> set[str]:
     """Return the digests in the blob folder that may still be read; all others can go.
 
-    That is the weights in use, what the server's optimiser remembers, weights to compare with, the
-    updates of a round that is not measured yet, and the ONNX files that some device shall run or
-    may be sent back to.
+    That is the weights in use, what the server's optimiser and control variates remember, weights
+    to compare with, the updates of a round that is not measured yet, and the ONNX files that some
+    device shall run or may be sent back to.
     """
     needed = {
         state.weights,
         state.optimiser,
+        state.variates,
+        *state.own_variates.values(),
         state.best,
         state.measured,
         state.released_weights,
@@ -121,6 +140,20 @@ def needed_blobs(state: Campaign) -> set[str]:
     return needed - {""}
 
 
+def correction_due(state: Campaign, task: TaskState) -> SharedCorrection | None:
+    """Return what a device corrects its gradients by in the open round.
+
+    None where nothing is corrected, and for a device whose own gradients are not known yet.
+    """
+    current, device = state.round, task.task.device
+    own = state.own_variates.get(device)
+    if current is None or current.opened.assessment or own is None:
+        return None
+    return SharedCorrection(
+        current.number, device, task.task.width, state.variates, own, current.opened.window
+    )
+
+
 def shared(state: Campaign) -> set[Shared]:
     """Return the blobs that must be on the broker now."""
     wanted: set[Shared] = set()
@@ -131,6 +164,9 @@ def shared(state: Campaign) -> set[Shared]:
             for width, devices in current.waiting.items()
             if devices
         }
+        if state.own_variates:
+            open_tasks = [task for task in current.tasks.values() if not task.answered]
+            wanted |= {found for task in open_tasks if (found := correction_due(state, task))}
     for device in state.devices.values() if state.releases else ():
         deployed = device.deployed
         if deployed and deployed.digest and not answered_deployment(device):

@@ -308,6 +308,7 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         between_s=max(0.0, at - state.since),
         weights=event.digest,
         optimiser=event.optimiser,
+        **_variates(state, event),
         earlier=(state.weights, *state.earlier)[: settings.contributions.novelty],
         weights_round=event.round,
         trained_rounds=state.trained_rounds + 1,
@@ -320,6 +321,14 @@ def _scored(state: Campaign, event: e.RoundScored, at: float) -> Campaign:
         since=at,
         work_failures=0,
     )
+
+
+def _variates(state: Campaign, event: e.RoundScored) -> dict[str, Any]:
+    """Return what changes about control variates."""
+    if event.variates is None:
+        return {}
+    own = {**state.own_variates, **event.variates.devices}
+    return {"variates": event.variates.fleet, "own_variates": own}
 
 
 def _progress(state: Campaign, event: e.RoundScored) -> list[tuple[float, float]]:

@@ -185,6 +185,8 @@ class Campaign:
         held: devices enough could train, and too few of them now; None = they are enough.
         between_s: seconds from the end of the last aggregated round until it was measured.
         optimiser: digest of what the server's optimiser remembers, or "".
+        variates: digest of what the fleet's control variates are worked out from, or "";
+            own_variates: device -> digest of its own.
         earlier: digests of the weights before ``weights``, the latest first, as many as
             contributions.novelty looks back on.
         measured: digest of the newest weights with a measured score, which are those that are
@@ -226,6 +228,8 @@ class Campaign:
     revision: e.EntitlementsRevised | None = None
     earlier: tuple[str, ...] = ()
     optimiser: str = ""
+    variates: str = ""
+    own_variates: dict[str, str] = field(default_factory=dict)
     measured: str = ""
     measured_round: int = 0
     reports: dict[str, Reports] = field(default_factory=dict)

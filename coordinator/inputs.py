@@ -202,12 +202,13 @@ class Exported:
 
 @dataclass(frozen=True)
 class BlobPublished:
-    """The blocks of a shared blob are all on the broker."""
+    """The blocks of a shared blob are all on the broker; ``device``: that it is for, or ""."""
 
     purpose: str
     width: float
     blob: str
     size: int
+    device: str = ""
 
 
 @dataclass(frozen=True)

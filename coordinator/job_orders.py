@@ -1,6 +1,6 @@
 """What the worker is asked for, from the state alone: which weights, which updates. Pure."""
 
-from coordinator.bench import AssessJob, ExportJob, ScoreJob, UpdateFile
+from coordinator.bench import AssessJob, Control, ExportJob, ScoreJob, UpdateFile
 from coordinator.entitlement import widest_training
 from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.reported_round import reported_scores
@@ -24,11 +24,21 @@ def score_job(state: Campaign) -> ScoreJob:
         widths=settings.contributions.widths,
         aggregation=settings.aggregation,
         optimiser=state.optimiser,
+        control=_control(state),
         known=state.earlier,
         private=settings.training.private,
         min_trainers=settings.rewards.min_trainers,
         absent_widths=tuple(_reach(state, d, d.trained_width) for d in absent if d.trained_width),
     )
+
+
+def _control(state: Campaign) -> Control | None:
+    """Return the control variates that the closed round went by."""
+    assert state.round is not None
+    if settings_of(state).training.control == "none":
+        return None
+    rate = state.round.opened.training.learning_rate
+    return Control(state.variates, state.own_variates, rate)
 
 
 def assess_job(state: Campaign) -> AssessJob:
@@ -39,7 +49,8 @@ def assess_job(state: Campaign) -> AssessJob:
 
 def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
     assert state.round is not None
-    updates = [task.update for task in state.round.tasks.values() if task.update]
+    tasks, ordinary = state.round.tasks, state.round.opened.training.steps
+    updates = [task.update for task in tasks.values() if task.update]
     by_samples = settings_of(state).weighting == "samples"
     return tuple(
         UpdateFile(
@@ -51,6 +62,8 @@ def _update_files(state: Campaign) -> tuple[UpdateFile, ...]:
             rounds=state.devices[u.device].rounds_taken,
             window=state.round.opened.window,
             reach=_reach(state, state.devices[u.device], u.width),
+            steps=tasks[u.device].task.steps or ordinary,
+            corrected=u.corrected,
         )
         for u in sorted(updates, key=lambda update: update.device)
     )

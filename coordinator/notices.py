@@ -65,10 +65,13 @@ class Notices:
         for event in events:
             if type(event) in SAYS_NOTHING:
                 continue
-            if not isinstance(event, OF_ONE_DEVICE):
+            device = ""
+            if isinstance(event, (*OF_ONE_DEVICE, e.BlobShared)):
+                device = event.device
+            if not device:
                 self.anything_changed()
             elif self._stale is not None:
-                self._stale.add(event.device)
+                self._stale.add(device)
 
     def anything_changed(self) -> None:
         """Note that anything may have to be said differently."""

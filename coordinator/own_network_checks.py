@@ -27,12 +27,14 @@ def check_own_networks(settings: "Settings") -> None:
         'rewards.mode = "training-time"': settings.rewards.mode == "training-time",
         "rewards.inference_only_width": settings.rewards.inference_only_width > 0,
         "rounds.release_every": settings.rounds.release_every > 0,
+        "aggregation.distillation": settings.aggregation.distillation.rule != "none",
+        "training.control": settings.training.control != "none",
     }
     for name, is_set in wanted.items():
         if is_set:
             raise SettingsError(
-                f"{name}: the server has no whole network to give away where devices keep parts of"
-                " it; leave the setting out"
+                f"{name}: the server has no whole network to give away, to teach or to correct"
+                " where devices keep parts of it; leave the setting out"
             )
     if settings.contributions.method == "class-rows":
         raise SettingsError(

@@ -19,7 +19,7 @@ from broker.topics import (
     Topic,
 )
 from coordinator.capacity import deployed_width, granted_width
-from coordinator.duties import Share, Shared, SharedRelease, SharedWeights
+from coordinator.duties import Share, Shared, SharedRelease, SharedWeights, correction_due
 from coordinator.entitlement import training_width
 from coordinator.fleet import (
     OWN_NETWORKS,
@@ -179,6 +179,11 @@ def _task(
     share = shares.get(weights)
     if share is None:
         return None
+    correction = None
+    if due := correction_due(state, mine):
+        correction = shares.get(due)
+        if correction is None:
+            return None
     return m.Task(
         round=current.number,
         width=mine.task.width,
@@ -194,6 +199,8 @@ def _task(
         # An assessment measures what a device trained, not how it travels.
         upload=_upload(current.opened, mine.task, settings),
         upload_keep=settings.uploads.keep,
+        correction=correction.reference if correction else None,
+        correction_key=correction.key if correction else b"",
         start_seed=settings.seed if settings.keeps_own else 0,
         payload="state-dict" if settings.exchange == "weights" else settings.exchange,
         knowledge_weight=0.0 if settings.exchange == "weights" else settings.knowledge.weight,

@@ -117,16 +117,16 @@ def _traffic(settings: Settings, device: Device, now: float) -> Limit:
         return FREE
     left = allowed - moved(device.traffic, now)
     for one in sorted(device.forecasts, key=lambda one: -one.width):
-        if one.width <= device.width and one.size + one.sent <= left:
+        if one.width <= device.width and one.moved <= left:
             if one.width == device.width:
                 return FREE
             wanted = _forecast(device)
             return Limit(
                 one.width,
                 f"traffic: width {one.width:g} of the {device.width:g} that it could, whose round"
-                f" moves {wanted.size + wanted.sent} bytes: {_left(left, allowed)}",
+                f" moves {wanted.moved} bytes: {_left(left, allowed)}",
             )
-    least = min(one.size + one.sent for one in device.forecasts)
+    least = min(one.moved for one in device.forecasts)
     return Limit(
         0.0,
         f"traffic: a round moves {least} bytes at least: {_left(left, allowed)}; those of an hour"

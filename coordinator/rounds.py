@@ -241,7 +241,13 @@ def _assessed(state: Campaign, given: i.Assessed, now: float) -> list[e.AnyEvent
 
 def _blob_published(state: Campaign, given: i.BlobPublished, now: float) -> list[e.AnyEvent]:
     return [
-        e.BlobShared(purpose=given.purpose, width=given.width, blob=given.blob, size=given.size)
+        e.BlobShared(
+            purpose=given.purpose,
+            width=given.width,
+            blob=given.blob,
+            size=given.size,
+            device=given.device,
+        )
     ]
 
 

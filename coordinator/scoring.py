@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.rules import admitted_changes, steps_of
 from coordinator.aggregation.server_optimiser import Move, move
-from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.steps import combine
+from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, RoundResult, ScoreJob
 from coordinator.bench_loading import load_bench_model, load_validation
 from coordinator.comparison import difference
@@ -18,14 +19,16 @@ from coordinator.contribution.evidence import Evidence, Scores
 from coordinator.contribution.flat_steps import FlatSteps, class_rows, idle
 from coordinator.contribution.methods import estimate
 from coordinator.contribution.novelty import Novelty, novel_steps
+from coordinator.controlling import Controlled, control
 from coordinator.curve import TrainedWidths, score_curve
+from coordinator.distilling import distil
 from coordinator.evaluator import RoundEvaluator
 from coordinator.knowledge_round import pool_knowledge
 from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
 from coordinator.update_file import read_update
 from journal.blobs import BlobFolder
-from journal.events import Contribution, CurvePoint
+from journal.events import Contribution, CurvePoint, Distilled
 from slimmable.evaluation import calibrate
 from slimmable.model import SlimmableModel
 from slimmable.state import Array, ModelState, decode_state, encode_state
@@ -34,6 +37,9 @@ from slimmable.width import spread_out
 
 def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     """Aggregate the updates, measure every width, and score every device.
+
+    What the server teaches the aggregate is nobody's contribution: devices are scored before it,
+    and the curve is measured after it.
 
     Without validation data nothing is measured: the result has no curve and no values.
     """
@@ -52,9 +58,11 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
     if broken:
         raise ValueError(f"the aggregate of round {job.round} is not finite in {broken[0]!r}")
     rng = np.random.default_rng((bench.seed, job.round))
-    novelty = _novelty(model, blobs, job, base, steps, moved)
+    controlled = control(model.spec, blobs, base, updates, steps, job)
+    novelty = _novelty(model, blobs, job, base, controlled, moved)
     evidence = _evidence(model, moved.base, novelty, bench, job, validation)
     scores = estimate(job.method, evidence, job.coalitions, rng)
+    state, distilled = _distilled(bench, job, model, base, updates, state)
     curve: tuple[CurvePoint, ...] = ()
     better = False
     if validation:
@@ -76,7 +84,24 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
         seconds=time.process_time() - started,
         better=better,
         optimiser=blobs.put(encode_state(moved.memory)) if moved.memory else "",
+        distilled=distilled,
+        variates=controlled.variates,
     )
+
+
+def _distilled(
+    bench: Bench,
+    job: ScoreJob,
+    model: SlimmableModel,
+    base: ModelState,
+    updates: Sequence[DeviceUpdate],
+    state: ModelState,
+) -> tuple[ModelState, Distilled | None]:
+    """Return the aggregate after it was taught, where the settings want that."""
+    if bench.distillation.rule == "none":
+        return state, None
+    changes = admitted_changes(base, model.spec, updates, job.aggregation)
+    return distil(bench, job.round, model, base, changes, state)
 
 
 def _novelty(
@@ -84,10 +109,10 @@ def _novelty(
     blobs: BlobFolder,
     job: ScoreJob,
     base: ModelState,
-    steps: Sequence[Step],
+    controlled: Controlled,
     moved: Move,
 ) -> Novelty:
-    """Split the steps by what the model's own last changes foretold.
+    """Split the steps by what the model's own last changes, and the server's orders, foretold.
 
     Whoever repeats such a change repeats it as it was seen: the steps are split before the server's
     optimiser scales them.
@@ -97,9 +122,12 @@ def _novelty(
         {name: after[name] - before[name] for name in model.spec.parameters}
         for after, before in itertools.pairwise(states)
     ]
-    found = novel_steps(model.spec, steps, known)
+    sent = controlled.sent if known else {}  # contributions.novelty = 0 looks at nothing
+    known += controlled.known if known else []
+    found = novel_steps(model.spec, controlled.own, known, sent)
     novel, foreseen = (
-        tuple(moved.steps(model.spec, part)) for part in (found.steps, found.foreseen)
+        tuple(moved.steps(model.spec, part))
+        for part in (found.steps, (*found.foreseen, *controlled.rest))
     )
     return replace(found, steps=novel, foreseen=foreseen)
 

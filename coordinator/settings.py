@@ -15,7 +15,7 @@ MEASURING_METHOD = "permutation-shapley"
 COMPARING_METHOD = "cosine-to-aggregate"
 DAY_S = 86400.0
 # Of the hyper-parameters: what no device is told.
-OF_THE_SERVER = ("epochs", "round_decay", "window")
+OF_THE_SERVER = ("epochs", "round_decay", "window", "control")
 Encoding = Literal["float32", "float16", "bfloat16", "int8", "top-k", "adaptive"]
 
 
@@ -32,6 +32,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         gradient_norm: longer gradients are shortened to this; 0 = none.
         proximal: how strongly a device's weights are drawn back to those it received (FedProx).
         masked_loss: whether classes that a device does not have are left out of its loss.
+        control: "scaffold": each gradient is corrected by what the server knows of the device's
+            and of everybody's, see `coordinator.aggregation.control_variates`; or "none".
         private: patterns of tensors that every device keeps to itself, such as "fc.*" for the head
             (FedRep) or "features.*" for the extractor (LG-FedAvg); see `slimmable.private_parts`.
         private_steps: so many of the steps come first and train only what is private, the others
@@ -54,6 +56,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gradient_norm: float = 0.0
     proximal: float = 0.0
     masked_loss: bool = False
+    control: Literal["none", "scaffold"] = "none"
     private: tuple[str, ...] = ()
     private_steps: int = 0
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
@@ -164,6 +167,29 @@ class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return self.name in ("fedadam", "fedyogi")
 
 
+class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server teaches the aggregate of a round; see `coordinator.distilling`.
+
+    Attributes:
+        rule: "none"; "feddf": what the devices' networks say on average; "fed-et": their weighted
+            consensus, and a second voice of those who disagree with it.
+        steps: at most, each of one batch at several widths; batch_size: samples of it.
+        learning_rate: of Adam, the highest; it falls along a cosine.
+        temperature: of feddf, what outputs are divided by before they are compared.
+        diversity: of fed-et, weight of the second voice.
+        set_aside: share of the validation recordings that measures nothing: they judge when to
+            stop and, where the operator gives no pool, half of them is the pool.
+    """
+
+    rule: Literal["none", "feddf", "fed-et"] = "none"
+    steps: int = 100
+    batch_size: int = 64
+    learning_rate: float = 0.001
+    temperature: float = 1.0
+    diversity: float = 0.05
+    set_aside: float = 0.2
+
+
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the updates of a round become one change; see `coordinator.aggregation.rules`.
 
@@ -173,13 +199,14 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         trim: of trimmed-mean, share of the devices that is left out at either end, below 0.5.
         clip: a change longer than this many times the round's median length is shortened to that
             before anything else; 0 = never.
-        server: what the server makes of the result.
+        server: what the server makes of the result; distillation: what it teaches it after that.
     """
 
     rule: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = 0.2
     clip: float = 0.0
     server: ServerOptimiser = ServerOptimiser()
+    distillation: Distillation = Distillation()
 
 
 class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -382,7 +409,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return what of the hyper-parameters one training goes by.
 
         How long each device trains, how the rate falls from round to round and which channels a
-        round's slices hold is decided in `coordinator.local_training`.
+        round's slices hold is decided in `coordinator.local_training`; corrections follow from
+        earlier rounds.
         """
         known = msgspec.structs.asdict(self.training)
         return {name: one for name, one in known.items() if name not in OF_THE_SERVER}

@@ -33,6 +33,10 @@ POSITIVE = (
     "uploads.keep",
     "uploads.share",
     "aggregation.server.adaptivity",
+    "aggregation.distillation.steps",
+    "aggregation.distillation.batch_size",
+    "aggregation.distillation.learning_rate",
+    "aggregation.distillation.temperature",
     "rewards.min_trainers",
     "rewards.significance",
     "rewards.aversion",
@@ -69,6 +73,8 @@ NOT_NEGATIVE = (
     "aggregation.server.momentum",
     "aggregation.server.second_momentum",
     "aggregation.clip",
+    "aggregation.distillation.diversity",
+    "aggregation.distillation.set_aside",
     "contributions.trim",
     "contributions.novelty",
     "contributions.widths",
@@ -92,6 +98,7 @@ BELOW_ONE = (
     "aggregation.server.second_momentum",
     "training.momentum",
     "rewards.significance",
+    "aggregation.distillation.set_aside",
 )
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
@@ -117,6 +124,7 @@ def check_settings(settings: "Settings") -> None:
     _check_training(settings)
     _check_width_policy(settings)
     _check_aggregation(settings)
+    _check_control(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
     check_own_networks(settings)
@@ -216,6 +224,59 @@ def _check_aggregation(settings: "Settings") -> None:
         raise SettingsError(
             f"aggregation.clip = {how.clip:g} would shorten what is usual: it must be at least 1,"
             " or 0 for never"
+        )
+
+
+def _check_control(settings: "Settings") -> None:
+    """Refuse what makes a device's mean gradient unknown to the server."""
+    if settings.training.control == "none":
+        return
+    why = {
+        "training.momentum": settings.training.momentum != 0,
+        "training.proximal": settings.training.proximal != 0,
+        "uploads.encoding": settings.uploads.encoding in ("top-k", "adaptive"),
+        "aggregation.rule": settings.aggregation.rule != "mean",
+        "aggregation.clip": settings.aggregation.clip != 0,
+    }
+    wanted = {"uploads.encoding": '"int8"', "aggregation.rule": '"mean"'}
+    for name, wrong in why.items():
+        if wrong:
+            raise SettingsError(
+                f'training.control = "scaffold" works out what each device\'s gradients were from'
+                f' what it changed: set {name} = {wanted.get(name, "0")}, or control = "none"'
+            )
+
+
+def check_pool(settings: "Settings", *, pool: bool) -> None:
+    """Refuse a distillation that has nothing to teach with, and a pool that nobody needs.
+
+    Args:
+        settings: of the campaign.
+        pool: whether the operator names unlabelled recordings.
+
+    Raises:
+        SettingsError: the message says what to add or to remove.
+    """
+    how = settings.aggregation.distillation
+    if how.rule == "none":
+        if pool:
+            raise SettingsError(
+                'a pool is not used with aggregation.distillation.rule = "none": leave it out, or'
+                ' set rule = "feddf"'
+            )
+        return
+    if pool:
+        return
+    if settings.contributions.evaluator == "devices":
+        raise SettingsError(
+            f'aggregation.distillation.rule = "{how.rule}" needs recordings on the server, and'
+            ' contributions.evaluator = "devices" does without: name a pool of unlabelled ones'
+        )
+    if not how.set_aside:
+        raise SettingsError(
+            f'aggregation.distillation.rule = "{how.rule}" without a pool takes its inputs from'
+            " validation recordings that are set aside: name a pool of unlabelled recordings, or"
+            " let aggregation.distillation.set_aside be above 0"
         )
 
 

@@ -8,7 +8,8 @@ from broker.blobs import blob_key, seal
 from broker.link import Link
 from broker.messages import BlobReference, ModelManifest
 from broker.transfer import BlobPublisher, shared_topics
-from coordinator.duties import Share, Shared, SharedWeights, shared
+from coordinator.aggregation.control_variates import correction, mean_variate, unpacked
+from coordinator.duties import Share, Shared, SharedCorrection, SharedWeights, shared
 from coordinator.fleet import Campaign
 from coordinator.inputs import BlobPublished
 from coordinator.settings import Settings
@@ -47,7 +48,14 @@ class Sealer:
             base = part_of(decode_state(self._blobs.get(blob.base)), self._spec.tensors)
             cut = slice_state(base, self._spec, blob.width, blob.window)
             return self._seal_bytes(encode_state(cut), *purpose_of(state, blob))
+        if isinstance(blob, SharedCorrection):
+            return self._seal_bytes(self._correction(blob), *purpose_of(state, blob))
         return self.seal_release(state.releases[blob.digest][0].manifest)
+
+    def _correction(self, blob: SharedCorrection) -> bytes:
+        mean = mean_variate(self._spec, decode_state(self._blobs.get(blob.fleet)))
+        own = unpacked(self._spec, decode_state(self._blobs.get(blob.own)))
+        return encode_state(correction(self._spec, mean, own, (blob.width, blob.window)))
 
     def seal_release(self, manifest: ModelManifest) -> tuple[bytes, Share]:
         """Return the ciphertext of an ONNX file, and what opens it."""
@@ -66,6 +74,8 @@ def purpose_of(state: Campaign, blob: Shared) -> tuple[str, float]:
     """Return what a blob is for, in one word, and its width."""
     if isinstance(blob, SharedWeights):
         return f"round-{blob.round}", blob.width
+    if isinstance(blob, SharedCorrection):
+        return f"correction-{blob.round}", blob.width
     manifest = state.releases[blob.digest][0].manifest
     return f"release-{manifest.round}", manifest.width
 
@@ -112,7 +122,8 @@ class Sharing:
         unwanted = self.shares.keys() - wanted
         for blob in unwanted:
             self._background.spawn(self._unshare(self.shares.pop(blob).reference))
-        return bool(unwanted)
+        # Of what is for one device its own answer has told already.
+        return not all(isinstance(blob, SharedCorrection) for blob in unwanted)
 
     def forgotten(self) -> None:
         """Note that the broker may have lost all blocks: `follow` publishes them once more."""
@@ -127,7 +138,8 @@ class Sharing:
         self._sharing.discard(blob)
         self.shares[blob] = share
         purpose, width = purpose_of(state, blob)
-        self._published(BlobPublished(purpose, width, reference.blob, len(data)))
+        device = blob.device if isinstance(blob, SharedCorrection) else ""
+        self._published(BlobPublished(purpose, width, reference.blob, len(data), device))
         if not self._sharing:
             await self._clear_leftovers()
 

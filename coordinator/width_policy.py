@@ -130,13 +130,19 @@ class _Fit:
         round_s, link = allowed_s(self.settings), self.profile.link_bytes_per_s
         if self.settings.rounds.deadline == "chosen":
             steps = ordinary_steps(self.settings, self.profile)
-            round_s = predict_round(self.cost, steps, self.size, 0, link)
+            round_s = predict_round(self.cost, steps, self.received, 0, link)
         return choose_encoding(self.settings.uploads, self.size, link, round_s)
+
+    @property
+    def received(self) -> int:
+        """Bytes that a device fetches for a round."""
+        # A correction is as large as the weights, and travels in full precision.
+        return self.size if self.settings.training.control == "none" else 2 * self.size
 
     @property
     def transfers(self) -> tuple[int, int, float]:
         """Bytes down, bytes up and the link's bytes per second."""
-        return self.size, self.encoding.sent, self.profile.link_bytes_per_s
+        return self.received, self.encoding.sent, self.profile.link_bytes_per_s
 
     @property
     def forecast(self) -> RoundForecast:
@@ -148,6 +154,7 @@ class _Fit:
             step_s=self.cost.step_s,
             size=self.size,
             sent=encoding.sent,
+            received=0 if self.received == self.size else self.received,
             upload=str(encoding.encoding) if adaptive else "",
             upload_reason=encoding.reason,
         )

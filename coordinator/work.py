@@ -11,7 +11,7 @@ import numpy as np
 
 from coordinator.assessment import assess
 from coordinator.bench import Bench
-from coordinator.bench_loading import load_bench_model, load_validation
+from coordinator.bench_loading import load_bench_model, load_server_data, load_validation
 from coordinator.knowledge_round import nothing_told
 from coordinator.release_files import export_widths, warm_templates
 from coordinator.scoring import score_round
@@ -20,7 +20,9 @@ from journal.blobs import BlobFolder
 from slimmable.evaluation import initial_state
 from slimmable.model import ModelError, SlimmableModel
 from slimmable.model_check import check_model
+from slimmable.samples import SamplesError
 from slimmable.state import encode_state
+from slimmable.task import TaskKind
 
 
 def describe(bench: Bench) -> bytes:
@@ -30,6 +32,8 @@ def describe(bench: Bench) -> bytes:
         model.task.check_targets(validation.samples.y)
     elif bench.exchange == "weights":
         _check_without_data(model)
+    if bench.distillation.rule != "none":
+        _check_distillation(bench, model)
     check_model(model, sorted({*bench.grid, *bench.ladder}))
     return model.spec.to_json()
 
@@ -46,6 +50,34 @@ def _check_without_data(model: SlimmableModel) -> None:
             f"model {model.name!r} keeps running statistics ({name!r} first), which are estimated"
             " for each width on the server's data: use a network with group norm, or supply"
             ' validation data and set contributions.evaluator = "server"'
+        )
+
+
+def _check_distillation(bench: Bench, model: SlimmableModel) -> None:
+    """Refuse a pool that the network cannot take, and a rule that its task cannot follow.
+
+    Raises:
+        SamplesError: the pool has another shape than samples of the model, or is too small.
+        ModelError: Fed-ET, which compares classes, without classes.
+    """
+    data = load_server_data(bench)
+    if bench.distillation.rule == "fed-et" and model.task.kind is not TaskKind.CLASSIFICATION:
+        raise ModelError(
+            f"model {model.name!r} is for {model.task.kind}, and aggregation.distillation.rule ="
+            ' "fed-et" compares classes: set it to "feddf"'
+        )
+    if data.judges:
+        model.task.check_targets(data.judges.y)
+    if data.pool is None:
+        raise SamplesError(
+            "distillation has no inputs: name a pool, or set aside validation recordings with"
+            " aggregation.distillation.set_aside"
+        )
+    known = data.validation.samples.x.shape[1:] if data.validation else model.input_shape
+    if data.pool.shape[1:] != tuple(known) or len(data.pool) < 2:
+        raise SamplesError(
+            f"the pool holds {len(data.pool)} samples of shape {list(data.pool.shape[1:])}: at"
+            f" least 2 of shape {list(known)} are needed, as the model {model.name!r} takes them"
         )
 
 

@@ -22,7 +22,7 @@ class MakeProfile:
 
 @dataclass(frozen=True)
 class FetchWeights:
-    """Fetch, check and decrypt the weights of a task."""
+    """Fetch, check and decrypt the weights of a task, and its correction where it has one."""
 
     task: m.Task
     timeout_s: float
@@ -30,11 +30,16 @@ class FetchWeights:
 
 @dataclass(frozen=True)
 class Train:
-    """Train the task's width, starting from these weights."""
+    """Train the task's width, starting from these weights.
+
+    Attributes:
+        correction: what is added to every gradient; b"" = nothing.
+    """
 
     task: m.Task
     weights: bytes
     timeout_s: float
+    correction: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class KeepUpdate:
     train_s: float
     evaluations: tuple[m.WidthEvaluation, ...] = ()
     upload: UpdateEncoding = UpdateEncoding.FLOAT32
+    corrected: bool = False
 
 
 @dataclass(frozen=True)

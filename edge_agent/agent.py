@@ -402,12 +402,18 @@ class Agent:
 
     async def _fetch_weights(self, action: a.FetchWeights) -> None:
         task = action.task
+        size, correction = task.weights.size, b""
         try:
             data, seconds = await self._download(task.weights, task.key, action.timeout_s)
+            if task.correction is not None:
+                correction, more = await self._download(
+                    task.correction, task.correction_key, action.timeout_s
+                )
+                size, seconds = size + task.correction.size, seconds + more
         except BlobError as error:
             self._handle(i.TaskBroke(task.round, m.DropReason.BAD_BYTES, str(error)))
             return
-        self._handle(i.WeightsArrived(task.round, data, task.weights.size, seconds))
+        self._handle(i.WeightsArrived(task.round, data, size, seconds, correction))
 
     async def _download(
         self, reference: m.BlobReference, key: bytes, timeout_s: float
@@ -442,6 +448,7 @@ class Agent:
             evaluate=task.evaluate,
             upload=task.upload,
             upload_keep=task.upload_keep,
+            correction=action.correction,
             start_seed=task.start_seed,
             never_send=self._id.never_send,
             kept=str(self._gear.folder / KEPT),
@@ -463,6 +470,7 @@ class Agent:
                 done.emulated_s,
                 done.evaluations,
                 done.upload,
+                done.corrected,
             )
         )
 
@@ -487,6 +495,7 @@ class Agent:
             evaluations=action.evaluations,
             payload=payload,
             encoding=encoding,
+            corrected=action.corrected,
         )
         await asyncio.to_thread(self._gear.outbox.put, update, action.state)
         return update

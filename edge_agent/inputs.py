@@ -41,12 +41,13 @@ class ConditionRead:
 
 @dataclass(frozen=True)
 class WeightsArrived:
-    """The weights of a task are here, decrypted and checked."""
+    """The weights of a task are here, decrypted and checked, and its correction if it has one."""
 
     round: int
     data: bytes
     downloaded_bytes: int
     download_s: float
+    correction: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class TrainingDone:
     train_s: float
     evaluations: tuple[m.WidthEvaluation, ...] = ()
     upload: UpdateEncoding = UpdateEncoding.FLOAT32
+    corrected: bool = False
 
 
 @dataclass(frozen=True)

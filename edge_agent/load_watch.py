@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from statistics import median
 
 ROUNDS = 3  # one odd round says nothing
-CHANGED = 1.5  # well above what rounds of one machine differ by
+# Smaller changes the server follows by the rounds themselves, which tell more than a new profile.
+CHANGED = 2.0
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,9 @@ class OwnNetwork:
             return 0.0, encode_state(self._repeated(rng))
         guide = Guidance(command.payload, self.knowledge, command.knowledge_weight)
         rule = TrainingRule(**msgspec.structs.asdict(command.training))
-        state, loss = train(self._model, self.state, FULL, samples, rule, rng, after_step, guide)
+        state, loss = train(
+            self._model, self.state, FULL, samples, rule, rng, after_step, guide=guide
+        )
         said = what_it_says(self._model, state, samples.x, command.payload)
         if not np.isfinite(said).all() or np.abs(said).max() > LARGEST:
             raise FloatingPointError(

@@ -9,7 +9,6 @@ else that can happen to a process into one sentence with what to do.
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -22,22 +21,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edge_agent.tiny_model import TINY_MODEL, TINY_SIZE
+
 PROBE_TIMEOUT_S = 60.0
 TIMED_CALLS = 5
 LONGEST_TIMING_S = 2.0  # for the calls beyond those: a slow device answers a few, and that will do
 PROBED_SAMPLES = 2
-
-# onnx.helper.make_model of x -> MatMul(x, w) -> Relu -> y at opset 13 and IR 8, w = arange(64) as
-# 8 x 8 / 8 - 4; written down as bytes so that a device needs no onnx package.
-_TINY_MODEL = base64.b64decode(
-    "CAgSADrgAgoRCgF4CgF3EgFoIgZNYXRNdWwKDAoBaBIBeSIEUmVsdRIEdGlueSqMAggICAgQAUIBd0qAAgAAgMAA"
-    "AHjAAABwwAAAaMAAAGDAAABYwAAAUMAAAEjAAABAwAAAOMAAADDAAAAowAAAIMAAABjAAAAQwAAACMAAAADAAADw"
-    "vwAA4L8AANC/AADAvwAAsL8AAKC/AACQvwAAgL8AAGC/AABAvwAAIL8AAAC/AADAvgAAgL4AAAC+AAAAAAAAAD4A"
-    "AIA+AADAPgAAAD8AACA/AABAPwAAYD8AAIA/AACQPwAAoD8AALA/AADAPwAA0D8AAOA/AADwPwAAAEAAAAhAAAAQ"
-    "QAAAGEAAACBAAAAoQAAAMEAAADhAAABAQAAASEAAAFBAAABYQAAAYEAAAGhAAABwQAAAeEBaEwoBeBIOCgwIARII"
-    "CgIICAoCCAhiEwoBeRIOCgwIARIICgIICAoCCAhCBAoAEA0="
-)
-_TINY_SIZE = 8
 
 # The child finds this very code, wherever the parent was started.
 _HOME = str(Path(__file__).resolve().parent.parent)
@@ -274,9 +263,9 @@ def _try_runtime() -> _Answer:
         detail = f"onnxruntime cannot be imported ({error}); install it with pip"
         return _Answer(ok=False, detail=detail, code="unreadable")
     version = onnxruntime.__version__
-    session = onnxruntime.InferenceSession(_TINY_MODEL, providers=["CPUExecutionProvider"])
-    x = np.eye(_TINY_SIZE, dtype=np.float32)
-    weights = np.arange(_TINY_SIZE**2, dtype=np.float32).reshape(x.shape) / 8 - 4
+    session = onnxruntime.InferenceSession(TINY_MODEL, providers=["CPUExecutionProvider"])
+    x = np.eye(TINY_SIZE, dtype=np.float32)
+    weights = np.arange(TINY_SIZE**2, dtype=np.float32).reshape(x.shape) / 8 - 4
     started = time.perf_counter()
     (found,) = session.run(None, {"x": x})
     latency = time.perf_counter() - started

@@ -369,7 +369,12 @@ class AgentSession:
                     download_s=given.download_s,
                 )
             ),
-            Train(work.task, given.data, PATIENCE * max(1.0, work.deadline - now) + GRACE_S),
+            Train(
+                work.task,
+                given.data,
+                PATIENCE * max(1.0, work.deadline - now) + GRACE_S,
+                given.correction,
+            ),
         ]
 
     def _trained(self, given: TrainingDone) -> list[Action]:
@@ -387,6 +392,7 @@ class AgentSession:
                 given.train_s,
                 given.evaluations,
                 given.upload,
+                given.corrected,
             ),
             *self._watch_load(work.task, given),
         ]

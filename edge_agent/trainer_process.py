@@ -79,6 +79,7 @@ class TrainRequest:
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    correction: bytes = b""
     start_seed: int = 0
     never_send: tuple[str, ...] = ()
     kept: str = ""

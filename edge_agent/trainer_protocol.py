@@ -85,6 +85,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         factor: emulated seconds per CPU second; None on a real machine.
         evaluate: hold back some recordings from training, and measure ``state`` on them.
         upload, upload_keep: how the update travels, see `slimmable.update_codec`.
+        correction: safetensors of what is added to each parameter's gradient; b"" = nothing.
         start_seed: of the values that private parts start with.
         never_send: patterns of tensors that the device keeps to itself whatever the task says.
         kept: folder of what the device keeps; "" where it keeps nothing.
@@ -107,6 +108,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    correction: bytes = b""
     start_seed: int = 0
     never_send: tuple[str, ...] = ()
     kept: str = ""
@@ -197,6 +199,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
         peak_bytes: the most memory held meanwhile.
         evaluations: what the command's state scored at each width on what was held back, where the
             command asked for it and there are recordings enough.
+        corrected: whether the command's correction was added to every gradient.
     """
 
     state: bytes
@@ -208,6 +211,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
     peak_bytes: int
     evaluations: tuple[WidthEvaluation, ...] = ()
     upload: UpdateEncoding = UpdateEncoding.FLOAT32
+    corrected: bool = False
 
 
 class Failed(_Tagged, frozen=True, kw_only=True):

@@ -220,6 +220,7 @@ class Trainer:
             peak_bytes=meter.peak(),
             evaluations=evaluations,
             upload=upload,
+            corrected=bool(command.correction),
         )
 
     def _encoded(
@@ -310,7 +311,8 @@ def behave(
     if command.behaviour == "honest":
         given = msgspec.structs.asdict(command.training)
         rule = TrainingRule(**given | {"private": (*given["private"], *command.never_send)})
-        return train(model, state, command.width, samples, rule, rng, after_step)
+        correction = decode_state(command.correction) if command.correction else None
+        return train(model, state, command.width, samples, rule, rng, after_step, correction)
     if command.behaviour == "free-rider":
         return {name: _noisy(array, command.noise, rng) for name, array in state.items()}, 0.0
     raise BehaviourError(

@@ -119,6 +119,7 @@ class RoundForecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         predicted_s: of the whole round; step_s: of one step in it.
         size: bytes of the weights in full precision; sent: of an update as it travels. Journals
             from before they were recorded say 0.
+        received: bytes that the device fetches, where more travels than the weights, else 0.
         upload: encoding of the updates where it is chosen for each device, else "".
         upload_reason: why, in one sentence.
     """
@@ -130,6 +131,12 @@ class RoundForecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     sent: int = 0
     upload: str = ""
     upload_reason: str = ""
+    received: int = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes that travel in a round, both ways."""
+        return (self.received or self.size) + self.sent
 
 
 class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
@@ -239,6 +246,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
         digest: of the update's bytes in the blob folder.
         round_s: from the opening of the round to this commit, by the server's clock.
         evaluations: where devices measure, what the round's base scored on this one's recordings.
+        corrected: whether the device says that it corrected its gradients.
     """
 
     round: int
@@ -254,6 +262,7 @@ class UpdateAccepted(Event, frozen=True, kw_only=True, tag="update-accepted"):
     train_s: float
     round_s: float
     evaluations: tuple[WidthEvaluation, ...] = ()
+    corrected: bool = False
 
 
 class UpdateRefused(Event, frozen=True, kw_only=True, tag="update-refused"):
@@ -297,14 +306,16 @@ class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
     """A blob that several devices may open was published, once for all of them.
 
     Attributes:
-        purpose: "round-7" or "release-3"; width: of the weights or the ONNX file.
+        purpose: "round-7", "correction-7" or "release-3"; width: of the weights or the ONNX file.
         size: bytes of its blocks.
+        device: that it is for, where it is for one.
     """
 
     purpose: str
     width: float
     blob: str
     size: int
+    device: str = ""
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -344,6 +355,37 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     known: float = 0.0
 
 
+class Distilled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the server taught the aggregate of a round, by what the devices' networks say.
+
+    Attributes:
+        rule: of `coordinator.settings.Distillation`; teachers: how many networks were heard.
+        left_out: devices whose network said NaN or infinity.
+        steps: that the new weights were taught; 0 = none did them good, or could be taken.
+        loss_before, loss_after: on the recordings set aside, over the grid; None without any.
+        trouble: why it ended early, where something went wrong.
+    """
+
+    rule: str
+    teachers: int
+    steps: int
+    left_out: tuple[str, ...] = ()
+    loss_before: float | None = None
+    loss_after: float | None = None
+    trouble: str = ""
+
+
+class ControlVariates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of gradients after a round, as digests in the blob folder.
+
+    Attributes:
+        fleet: of everybody; devices: of each device of the round.
+    """
+
+    fleet: str
+    devices: dict[str, str]
+
+
 class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     """The aggregate of a round, measured.
 
@@ -357,6 +399,9 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
         measured: digest of the weights that the curve describes, where devices measure: those that
             the round started from, or the last that any device reported on. "" = the new ones.
         optimiser: digest of what the server's optimiser remembers, or "".
+        distilled: what the server taught the aggregate, where it did. Contributions and values are
+            from before that; the curve and ``digest`` are of the result.
+        variates: control variates after the round, where gradients are corrected.
     """
 
     round: int
@@ -371,6 +416,8 @@ class RoundScored(Event, frozen=True, kw_only=True, tag="round-scored"):
     better: bool
     measured: str = ""
     optimiser: str = ""
+    distilled: Distilled | None = None
+    variates: ControlVariates | None = None
 
 
 class AloneScore(msgspec.Struct, frozen=True, kw_only=True):

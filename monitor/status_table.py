@@ -6,7 +6,7 @@ control characters.
 """
 
 import dataclasses
-import textwrap
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from broker.messages import (
     LinkStatus,
     Message,
     Participation,
+    Profile,
     ServerState,
     Standing,
     Summary,
@@ -34,6 +35,7 @@ from broker.topics import (
     UpTopic,
     topic_for,
 )
+from monitor.terminal_text import plain, wrapped
 
 COLUMNS = 80
 SHORTEST_NAME = 8  # however much the figures need
@@ -50,6 +52,7 @@ WIDTHS = {"training": "trains", "entitled": "earned", "deployed": "sent", "runni
 HEAD = ("device", "link", "takes", *WIDTHS.values(), "rounds", "contri-")
 HEAD_2 = ("", "", "part", *("width" for _ in WIDTHS), "in/out", "bution")
 UNKNOWN = "unknown"
+CLOCK_OFF_S = 1.0  # a smaller difference disturbs nobody
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class StatusView:
         fleet: name.
         server: its state; None where it never served this fleet.
         summary: the fleet at a glance.
-        births, standings: per device, the newest heard.
+        births, standings, profiles: per device, the newest heard.
     """
 
     fleet: str
@@ -68,6 +71,7 @@ class StatusView:
     summary: Summary | None = None
     births: Mapping[str, Birth] = field(default_factory=dict)
     standings: Mapping[str, Standing] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -102,6 +106,7 @@ def status_filters(fleet: str) -> tuple[str, ...]:
     return (
         *(topic_for(fleet, ServerTopic(channel)) for channel in ServerTells),
         topic_for(fleet, UpTopic(ANY, DeviceSays.BIRTH)),
+        topic_for(fleet, UpTopic(ANY, DeviceSays.PROFILE)),
         topic_for(fleet, DownTopic(ANY, ServerSays.STANDING)),
     )
 
@@ -115,6 +120,8 @@ def fold(view: StatusView, topic: Topic, message: Message) -> StatusView:
             return dataclasses.replace(view, summary=message)
         case UpTopic(device=device), Birth():
             return dataclasses.replace(view, births={**view.births, device: message})
+        case UpTopic(device=device), Profile():
+            return dataclasses.replace(view, profiles={**view.profiles, device: message})
         case DownTopic(device=device), Standing():
             return dataclasses.replace(view, standings={**view.standings, device: message})
     return view
@@ -122,9 +129,9 @@ def fold(view: StatusView, topic: Topic, message: Message) -> StatusView:
 
 def status_lines(view: StatusView, columns: int = COLUMNS) -> list[str]:
     """Return the status as lines of at most ``columns`` characters."""
-    lines = _wrapped(_headline(view), columns)
+    lines = wrapped(_headline(view), columns)
     for notice in _notices(view):
-        lines += _wrapped(f"! {notice}", columns)
+        lines += wrapped(f"! {notice}", columns)
     devices = view.devices
     if not devices:
         return [*lines, "", "no device has appeared yet"]
@@ -136,9 +143,9 @@ def status_lines(view: StatusView, columns: int = COLUMNS) -> list[str]:
     for device, row in zip(devices, rows[2:], strict=True):
         lines.append(_cells(row, spans))
         if len(row[0]) > spans[0]:
-            lines += _wrapped(f"full name: {row[0]}", columns, "    ")
+            lines += wrapped(f"full name: {row[0]}", columns, "    ")
         for sentence in _why(view, device):
-            lines += _wrapped(sentence, columns, "    ")
+            lines += wrapped(sentence, columns, "    ")
     return lines
 
 
@@ -174,6 +181,7 @@ def _device_data(view: StatusView, device: str) -> dict[str, Any]:
         "can_train": birth.can_train if birth else False,
         "emulated": birth.emulated if birth else "",
         "known": standing is not None,
+        "clock_offset_s": _clock_offset(view, device),
     }
     shown = standing or Standing(participation=Participation.WAITING, reason=_unheard())
     return data | {
@@ -263,9 +271,20 @@ def _why(view: StatusView, device: str) -> list[str]:
         # Before anything is delivered there is nothing to say about it.
         if reason and reason != standing.reason and (delivered or kind in {"training", "entitled"}):
             said.append(f"{word}: {plain(reason)}")
+    offset = _clock_offset(view, device)
+    if offset is not None and abs(offset) >= CLOCK_OFF_S:
+        side = "ahead of" if offset > 0 else "behind"
+        said.append(f"clock: {abs(offset):.0f} s {side} the server's; set it, times shown are off")
     if standing.rounds_missed:
         said.append(f"last missed: {plain(standing.last_drop) or 'no reason'}")
     return said
+
+
+def _clock_offset(view: StatusView, device: str) -> float | None:
+    """Return how far a device says that its clock is ahead, None where it does not."""
+    profile = view.profiles.get(device)
+    offset = profile.clock_offset_s if profile else None
+    return offset if offset is not None and math.isfinite(offset) else None
 
 
 def _width(width: float) -> str:
@@ -277,19 +296,3 @@ def _cells(row: tuple[str, ...], spans: list[int]) -> str:
     words = [c.ljust(s) for c, s in zip((name, *row[1:3]), spans[:3], strict=True)]
     figures = [cell.rjust(span) for cell, span in zip(row[3:], spans[3:], strict=True)]
     return " ".join([*words, *figures]).rstrip()
-
-
-def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
-    further = indent + "  "
-    return textwrap.wrap(
-        text,
-        columns,
-        initial_indent=indent,
-        subsequent_indent=further,
-        break_on_hyphens=False,  # of names and digests
-    )
-
-
-def plain(text: str) -> str:
-    """Return text without characters that steer a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -114,7 +114,8 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
             trainer=remembering,
             telemetry_s=config.infer.telemetry_s,
             condition=partial(read_condition, folder),
-            inference=_inference(config, base, facts, cache),
+            # On an emulated machine it would be that of the machine underneath.
+            inference=None if machine.emulates else _inference(config, base, facts, cache),
         ),
     )
     if machine.emulates:
@@ -155,9 +156,7 @@ def _trainer(
 
 def _inference(
     config: AgentConfig, base: Path, facts: MachineFacts, cache: ProfileCache
-) -> InferenceProfiler | None:
-    if config.demo.emulate:  # it would be that of the machine underneath
-        return None
+) -> InferenceProfiler:
     return InferenceProfiler(
         facts,
         cache=cache,

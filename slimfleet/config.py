@@ -17,6 +17,7 @@ from broker.address import BrokerAddress, Credentials
 from broker.errors import BrokerConfigError
 from broker.topics import check_name
 from coordinator.settings import Settings, SettingsError
+from coordinator.settings_checks import check_pool
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -82,6 +83,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         validation: samples that the server judges with; no device trains on them. Left out where
             devices measure (campaign.contributions.evaluator = "devices").
         reader, reader_options: how to read them, see `slimmable.readers`.
+        pool: samples that the aggregate is distilled with; labels are not looked at.
+        pool_reader, pool_options: how to read them.
         measuring_threads: cores that measure models at a time.
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
@@ -92,6 +95,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     validation: str = ""
     reader: str = "npz"
     reader_options: dict[str, Any] = {}
+    pool: str = ""
+    pool_reader: str = "npz"
+    pool_options: dict[str, Any] = {}
     measuring_threads: int = 1
     folder: str = "server-data"
     name: str = "server"
@@ -230,6 +236,7 @@ def _check(path: Path, config: msgspec.Struct) -> None:
 def _check_evaluator(config: ServerConfig) -> None:
     from coordinator.contribution.methods import METHODS  # no business of a device
 
+    check_pool(config.campaign, pool=bool(config.pool))
     chosen = config.campaign.contributions
     method = METHODS.get(chosen.method)
     if method is None:

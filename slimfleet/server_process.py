@@ -53,6 +53,10 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         ladder=settings.rewards.ladder,
         seed=settings.seed,
         fleet=settings.fleet,
+        distillation=settings.aggregation.distillation,
+        pool=base / config.pool if config.pool else None,
+        pool_reader=config.pool_reader,
+        pool_options=config.pool_options,
         exchange=settings.exchange,
     )
     with Journal.open(folder / "journal") as journal:
@@ -62,7 +66,11 @@ async def run_server(config: ServerConfig, base: Path) -> None:
             spec = WidthSpec.from_json(await jobs.describe(bench))
         except JobError as error:
             jobs.close()
-            what = "model or validation data" if config.validation else "model"
+            what = " or ".join(
+                ["model"]
+                + ["validation data"] * bool(config.validation)
+                + ["pool"] * bool(config.pool)
+            )
             raise ConfigError(f"{what} cannot be loaded: {error}") from error
         link = MqttLink(
             config.broker.address(),

@@ -33,7 +33,15 @@ from slimmable.task import Task, TaskError, TaskKind
 from slimmable.torch_device import on_torch_device, torch_device
 from slimmable.training_rule import TrainingRule, WidthDraw
 
-__all__ = ["DivergenceError", "Training", "TrainingRule", "loss_function", "train"]
+__all__ = [
+    "DivergenceError",
+    "SlicedNetwork",
+    "Training",
+    "TrainingRule",
+    "batches",
+    "loss_function",
+    "train",
+]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Cut = Callable[[torch.Tensor], torch.Tensor]
@@ -60,6 +68,7 @@ def train(
     rule: TrainingRule,
     rng: np.random.Generator,
     after_step: Callable[[int], None] = lambda _: None,
+    correction: Mapping[str, Array] | None = None,
     guide: Guidance | None = None,
 ) -> tuple[ModelState, float]:
     """Train the sub-model of ``width`` and return its new state and the mean loss.
@@ -76,10 +85,13 @@ def train(
         rng: draws batches, widths, and the seed of dropout layers; the same one gives the same
             result on the same machine, on a GPU within rounding.
         after_step: called with the number of finished steps.
+        correction: parameter name -> what is added to its gradient in every step, also outside the
+            slices that the step drew (SCAFFOLD: Karimireddy et al., ICML 2020), so that over a
+            training it adds up to the same on every coordinate; cut at ``width``.
         guide: what other devices know, as a part of the loss.
 
     Raises:
-        SpecError: the state is not one of ``width``.
+        SpecError: the state or the correction is not one of ``width``.
         SamplesError: the targets do not fit the task.
         DivergenceError: the loss or a weight became NaN or infinite.
     """
@@ -87,7 +99,9 @@ def train(
     # Layers that draw numbers use torch's global generator, which is put back afterwards; that of
     # a GPU is not, and nobody draws from it who has not seeded it.
     with torch.random.fork_rng(devices=[]):
-        training = Training(model, state, width, samples, rule, rng, guide=guide)
+        training = Training(
+            model, state, width, samples, rule, rng, correction=correction, guide=guide
+        )
         for step in range(rule.steps):
             total += training.step()
             after_step(step + 1)
@@ -110,6 +124,7 @@ class Training:
         rule: TrainingRule,
         rng: np.random.Generator,
         teacher: Teacher | None = None,
+        correction: Mapping[str, Array] | None = None,
         guide: Guidance | None = None,
     ) -> None:
         """Prepare.
@@ -123,10 +138,11 @@ class Training:
             rng: draws batches, widths and seeds.
             teacher: a network that all slices learn from, the widest too; without it the narrower
                 ones learn from the widest, where the rule says so.
+            correction: added to every gradient.
             guide: see `train`.
 
         Raises:
-            SpecError: the state is not one of ``width``.
+            SpecError: the state or the correction is not one of ``width``.
             SamplesError: the targets do not fit the task.
         """
         names = model.spec.parameters
@@ -152,11 +168,15 @@ class Training:
         self._start: dict[str, torch.Tensor] = {}
         if rule.proximal:
             self._start = {name: leaf.detach().clone() for name, leaf in self._leaves.items()}
+        self._correction: dict[str, torch.Tensor] = {}
+        if correction is not None:
+            check_state(correction, model.spec, width, names=names)
+            self._correction = {name: _tensor(correction[name]) for name in names}
         self._draw = WidthDraw(rule, width)
-        self._batches = _batches(len(samples), rule.batch_size, rng)
+        self._batches = batches(len(samples), rule.batch_size, rng)
         torch.manual_seed(int(rng.integers(2**63)))
         self._slices = {
-            offered: _Slice(model, offered, width, scaler=rule.scaler)
+            offered: SlicedNetwork(model, offered, width, scaler=rule.scaler)
             for offered in self._draw.widths
         }
         self._guide = guide
@@ -201,9 +221,26 @@ class Training:
             total += reached
         if rate is None:
             rate = self._rule.rate(self._done)
-        _sgd_step(self._leaves, self._velocity, self._start, self._rule, rate)
+        self._sgd_step(rate)
         self._done += 1
         return total / len(widths)
+
+    def _sgd_step(self, rate: float) -> None:
+        rule = self._rule
+        with torch.no_grad():
+            if rule.gradient_norm:
+                nn.utils.clip_grad_norm_(self._leaves.values(), rule.gradient_norm)
+            for name, leaf in self._leaves.items():
+                if leaf.grad is None:
+                    continue
+                gradient = leaf.grad.add(leaf, alpha=rule.weight_decay)
+                if rule.proximal:  # the gradient of mu / 2 times the squared distance moved
+                    gradient.add_(leaf - self._start[name], alpha=rule.proximal)
+                if self._correction:  # after the limit: it is no gradient of the device's own
+                    gradient.add_(self._correction[name])
+                self._velocity[name].mul_(rule.momentum).add_(gradient)
+                leaf.sub_(self._velocity[name], alpha=rate)
+                leaf.grad = None
 
     def state(self) -> ModelState:
         """Return the state after the steps so far, with statistics as they were given.
@@ -242,7 +279,7 @@ class Training:
         return (1 - share) * loss + share * distance(self._task, outputs, teacher)
 
 
-class _Slice:
+class SlicedNetwork:
     """The network of one width, fed with slices of the tensors of the training width."""
 
     def __init__(self, model: SlimmableModel, width: float, outer: float, *, scaler: bool) -> None:
@@ -316,28 +353,7 @@ def _mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     return nn.functional.mse_loss(outputs, targets.reshape(outputs.shape))
 
 
-def _sgd_step(
-    leaves: Mapping[str, torch.Tensor],
-    velocity: Mapping[str, torch.Tensor],
-    start: Mapping[str, torch.Tensor],
-    rule: TrainingRule,
-    rate: float,
-) -> None:
-    with torch.no_grad():
-        if rule.gradient_norm:
-            nn.utils.clip_grad_norm_(leaves.values(), rule.gradient_norm)
-        for name, leaf in leaves.items():
-            if leaf.grad is None:
-                continue
-            gradient = leaf.grad.add(leaf, alpha=rule.weight_decay)
-            if rule.proximal:  # the gradient of mu / 2 times the squared distance from the start
-                gradient.add_(leaf - start[name], alpha=rule.proximal)
-            velocity[name].mul_(rule.momentum).add_(gradient)
-            leaf.sub_(velocity[name], alpha=rate)
-            leaf.grad = None
-
-
-def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
+def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
     """Yield index batches for ever, reshuffled after each pass; all have the same size.
 
     What does not fill a batch is left out of that pass: batch norm fails on a batch of one.

@@ -74,16 +74,22 @@ def clipped(changes: Sequence[Change], limit: float) -> list[Change]:
         limit: a change longer than this many times the median is shortened to that; above 0. The
             median is of those that changed anything, or idle devices could stop all others.
     """
-    lengths = [_root_mean_square(one.change) for one in changes]
-    moved = [length for length in lengths if length > 0]
-    longest = limit * float(np.median(moved)) if moved else 0.0
+    lengths = [root_mean_square(one.change) for one in changes]
+    longest = limit * usual_length(changes)
     return [
         one if length <= longest else _scaled(one, longest / length)
         for one, length in zip(changes, lengths, strict=True)
     ]
 
 
-def _root_mean_square(change: Mapping[str, Array]) -> float:
+def usual_length(changes: Sequence[Change]) -> float:
+    """Return the median length of those that changed anything, as a root mean square; 0 if none."""
+    moved = [length for one in changes if (length := root_mean_square(one.change)) > 0]
+    return float(np.median(moved)) if moved else 0.0
+
+
+def root_mean_square(change: Mapping[str, Array]) -> float:
+    """Return the length of a change, whatever the number of its values."""
     squares = sum(float(np.square(array, dtype=np.float64).sum()) for array in change.values())
     return float(np.sqrt(squares / max(1, sum(array.size for array in change.values()))))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from coordinator.aggregation.changes import changes_of, clipped
+from coordinator.aggregation.changes import Change, changes_of, clipped
 from coordinator.aggregation.partial_average import partial_average
 from coordinator.aggregation.steps import Step, combine
 from coordinator.aggregation.trimmed_mean import MEDIAN, trimmed_mean
@@ -31,12 +31,21 @@ def steps_of(
     Raises:
         ValueError: no updates, or a weight that is not above 0.
     """
-    changes = changes_of(base, spec, updates)
-    if how.clip:
-        changes = clipped(changes, how.clip)
+    changes = admitted_changes(base, spec, updates, how)
     if how.rule == "mean":
         return partial_average(spec, changes)
     return trimmed_mean(spec, changes, MEDIAN if how.rule == "median" else how.trim)
+
+
+def admitted_changes(
+    base: Mapping[str, Array],
+    spec: WidthSpec,
+    updates: Sequence[DeviceUpdate],
+    how: Aggregation = MEAN,
+) -> list[Change]:
+    """Return what each update changed, shortened where it is too long; see `steps_of`."""
+    changes = changes_of(base, spec, updates)
+    return clipped(changes, how.clip) if how.clip else changes
 
 
 def aggregate(

@@ -75,7 +75,10 @@ class _Group:
 
 
 def novel_steps(
-    spec: WidthSpec, steps: Sequence[Step], known: Sequence[Mapping[str, Array]]
+    spec: WidthSpec,
+    steps: Sequence[Step],
+    known: Sequence[Mapping[str, Array]],
+    sent: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> Novelty:
     """Split the steps of a round.
 
@@ -85,12 +88,16 @@ def novel_steps(
         known: earlier changes of the global model as full state dicts, w_t - w_(t-1) and so on;
             their scale does not matter, zero changes and repetitions are harmless. Without any,
             everything is novel.
+        sent: device -> a change that the server sent to it alone, in full shapes; foreseen too.
     """
     places = sorted({step.place for step in steps})
     groups = {place: _groups(spec, place, places, known) for place in places} if known else {}
     novel, foreseen, shares = [], [], {}
     for step in steps:
-        part, rest = _split(step, groups.get(step.place, ()))
+        mine = groups.get(step.place, ())
+        if sent and step.device in sent:
+            mine = _groups(spec, step.place, places, [*known, sent[step.device]])
+        part, rest = _split(step, mine)
         novel.append(replace(step, change=rest))
         foreseen.append(replace(step, change=part))
         length = _squared_length(step.change)

@@ -54,6 +54,7 @@ device. What was measured before is used again, unless the machine or its load h
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 BATCH_SIZE = 32
 BUDGET_S = 60.0
+NOT_EMULATED = "inference is not emulated: leave the emulation out to measure it"
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,8 @@ async def _inference(
 ) -> InferenceFindings:
     if wanted.files is not None:
         return await measured_folder(wanted.files)
+    if wanted.emulate not in {"", "none"}:  # it would be that of the machine underneath
+        return InferenceFindings(failures=(NOT_EMULATED,) if wanted.model else ())
     agent = wanted.agent
     meter = InferenceProfiler(
         facts,

@@ -17,9 +17,10 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,6 +36,7 @@ from coordinator.bench import Bench
 from coordinator.fleet import Campaign, Phase
 from coordinator.server import Coordinator, Desk, Identity
 from coordinator.settings import DAY_S, Settings
+from coordinator.settings_checks import check_pool
 from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
@@ -56,7 +58,7 @@ from slimfleet.simulation.workers import Workers, open_workers
 from slimmable.model import load_model
 from slimmable.samples import Samples
 from slimmable.spec import WidthSpec
-from slimmable.state import ModelState, decode_state
+from slimmable.state import Array, ModelState, decode_state
 
 __all__ = ["Outcome", "SimulatedDevice", "Tier", "simulate"]
 
@@ -91,6 +93,7 @@ def simulate(
     validation: Samples | None,
     folder: Path,
     *,
+    pool: Array | None = None,
     workers: int = 0,
     export: bool = False,
     progress: Progress = lambda _done, _budget: None,
@@ -105,6 +108,7 @@ def simulate(
         devices: who takes part.
         validation: the server's samples; None where the devices evaluate.
         folder: journal, blobs and data go below it; it must hold no other campaign.
+        pool: (N, ...) the server's inputs without labels, where the aggregate is distilled.
         workers: training processes; 0 = train in this process. So many threads of this one measure
             while nobody trains. They change the time, nothing else.
         export: go on until every device runs the ONNX file that it earned.
@@ -117,12 +121,13 @@ def simulate(
         ModelError, SamplesError: the model or the data cannot be used.
     """
     _check(settings, devices, validation, folder)
+    check_pool(settings, pool=pool is not None)
     settings = msgspec.structs.replace(
         settings, rounds=msgspec.structs.replace(settings.rounds, min_devices=len(devices))
     ).check()
-    with unflushed(), open_workers(workers) as pool:
+    with unflushed(), open_workers(workers) as trainers:
         fleet = _Fleet(settings, devices, make_folder(folder), export=export, threads=workers)
-        return run(fleet.play(fleet.bench(validation), pool, progress))
+        return run(fleet.play(fleet.bench(validation, pool), trainers, progress))
 
 
 def _check(
@@ -196,22 +201,18 @@ class _Fleet:
     def _permissions_of(self, user: str) -> Permissions:
         return self._permissions[user]
 
-    def bench(self, validation: Samples | None) -> Bench:
-        """Write the validation data and say where everything is."""
+    def bench(self, validation: Samples | None, pool: Array | None) -> Bench:
+        """Write the server's data and say where everything is."""
         server = make_folder(self._folder / SERVER)
         settings = self._settings
-        path = None
-        if validation is not None:
-            # Named by its content: whoever reads it remembers it by its name.
-            found = hashlib.sha256()
-            for array in (validation.x, validation.y, validation.recording):
-                found.update(array.tobytes())
-            path = server / f"validation-{found.hexdigest()[:16]}.npz"
-            np.savez(path, **dataclasses.asdict(validation))
         return Bench(
             model=settings.model,
             options=settings.options,
-            validation=path,
+            validation=(
+                _written(server, "validation", dataclasses.asdict(validation))
+                if validation is not None
+                else None
+            ),
             reader="npz",
             blobs=server / "blobs",
             templates=server / "templates",
@@ -219,6 +220,8 @@ class _Fleet:
             ladder=settings.rewards.ladder,
             seed=settings.seed,
             fleet=settings.fleet,
+            distillation=settings.aggregation.distillation,
+            pool=None if pool is None else _written(server, "pool", {"x": pool}),
             exchange=settings.exchange,
         )
 
@@ -351,6 +354,16 @@ class _Fleet:
             return state.phase is Phase.FINISHED
         after = (Phase.EXPORTING, Phase.DELIVERING, Phase.FINISHED)
         return bool(state.stopped) and state.phase in after
+
+
+def _written(folder: Path, name: str, arrays: Mapping[str, Any]) -> Path:
+    """Write arrays to a file named by their content: whoever reads it remembers it by its name."""
+    found = hashlib.sha256()
+    for array in arrays.values():
+        found.update(array.tobytes())
+    path = folder / f"{name}-{found.hexdigest()[:16]}.npz"
+    np.savez(path, **arrays)
+    return path
 
 
 def _spec_of(device: SimulatedDevice, spec: WidthSpec) -> WidthSpec:

@@ -76,6 +76,7 @@ def play(order: Order) -> CellResult:
             dealt.devices,
             None if settings.contributions.evaluator == "devices" else dealt.validation,
             Path(scratch) / "fleet",
+            pool=dealt.pool,
             workers=order.workers,
             progress=lambda done, budget: say(Said(kind="round", rounds=done, budget=budget)),
         )

@@ -163,13 +163,18 @@ class SimulatedTrainer:
 
     def _forged(self, request: TrainRequest, rider: Rider) -> Trained:
         assert rider.forge is not None
-        self._received.append(Received(request.width, decode_state(request.state)))
+        told, training = None, request.training
+        if request.correction:
+            told = decode_state(request.correction)
+        reach = training.steps * training.learning_rate
+        self._received.append(Received(request.width, decode_state(request.state), told, reach))
         round_ = len(self._received)
         state = rider.forge(Seen(self._spec, round_, self._received, self._rng))
         return Trained(
             state=encode_state(state),
             loss=claimed_loss(round_),
-            steps=request.training.steps,
+            steps=training.steps,
+            corrected=rider.corrected and told is not None,
             samples=rider.claim(self._count),
             cpu_s=0.0,
             emulated_s=TRAINING_S,

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from coordinator.settings import Settings, SettingsError
+from coordinator.settings_checks import check_pool
 from edge_agent.agent import OwnModel
 from slimfleet.config import ConfigError, read_config
 from slimfleet.simulation.devices import SimulatedDevice
@@ -40,6 +41,8 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             recordings. test_options: how to read it, with the same reader.
         test_share: that share.
         minimum: recordings that every device gets at least.
+        pool_share: share of the recordings that is nobody's: the server distils with them, and
+            their labels are thrown away.
     """
 
     path: str
@@ -51,6 +54,7 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     test_options: dict[str, Any] = {}
     test_share: float = 0.1
     minimum: int = MINIMUM
+    pool_share: float = 0.0
 
 
 class NetworkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +113,7 @@ class CellData:
     devices: tuple[SimulatedDevice, ...]
     validation: Samples
     test: Samples
+    pool: Array | None = None
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -176,6 +181,7 @@ def settings_of(experiment: Experiment, cell: Cell) -> Settings:
         settings = msgspec.convert(given, Settings).check()
     except msgspec.ValidationError as error:
         raise SettingsError(f"campaign: {error}") from error
+    check_pool(settings, pool=bool(experiment.data.pool_share))
     for width in experiment.widest:
         if not settings.widths[0] <= width <= 1:
             raise SettingsError(
@@ -208,6 +214,8 @@ def fingerprint(experiment: Experiment, cell: Cell) -> str:
     del given["torch_device"]
     if not experiment.tiers:  # results from before there were tiers stay what they are
         del given["tiers"]
+    if not experiment.data.pool_share:  # results from before there was one stay valid
+        del given["data"]["pool_share"]
     if not experiment.networks:
         del given["networks"]
     text = json.dumps(given, sort_keys=True)
@@ -243,6 +251,10 @@ def deal(experiment: Experiment, cell: Cell, samples: Samples, test: Samples) ->
             )
         samples = samples.in_recordings(rng.permutation(known)[: data.recordings])
     training, validation = hold_out(samples, data.validation_share)
+    pool = None
+    if data.pool_share:
+        training, kept = hold_out(training, data.pool_share)
+        pool = kept.x
     recordings, first = np.unique(training.recording, return_index=True)
     labels = training.y[first]
     parts = partition(labels, cell.partition, cell.devices, rng, minimum=data.minimum)
@@ -261,6 +273,7 @@ def deal(experiment: Experiment, cell: Cell, samples: Samples, test: Samples) ->
         ),
         validation,
         test,
+        pool,
     )
 
 

@@ -2,7 +2,7 @@
 
 A rider knows what its device knows and no more: the width spec, the weights that it received in
 this round and the earlier ones, its own samples, a generator, and the number of the round. It
-differs from an honest device in up to four places, each of which the caller asks about:
+differs from an honest device in up to five places, each of which the caller asks about:
 
     rider = RIDERS["replayed-delta"]
     data = rider.samples(own, classes, rng)              # before the campaign
@@ -12,13 +12,14 @@ differs from an honest device in up to four places, each of which the caller ask
         state, loss = train(received, data)              # like an honest device
     claimed = rider.claim(len(data))
     reported = rider.report({width: score, ...})         # where devices evaluate
+    says = rider.corrected                               # where gradients are corrected
 
 Sources: Fraboni, Vidal and Lorenzi, "Free-rider attacks on model aggregation in federated
 learning", AISTATS 2021 (plain, disguised); Lin, Du and Liu, "Free-riders in federated learning:
 attacks and defenses", 2019, https://arxiv.org/abs/1911.12560 (random, delta weights, advanced delta
 weights); Xu and Lyu, "A reputation mechanism is all you need", 2021,
-https://arxiv.org/abs/2011.10464 (random values within a given length). The last two kinds were
-thought out against this project's own defence.
+https://arxiv.org/abs/2011.10464 (random values within a given length). "older-delta",
+"masked-delta" and the two of corrections were thought out against this project's own defence.
 """
 
 import math
@@ -44,10 +45,17 @@ TINY = 10  # samples
 
 @dataclass(frozen=True)
 class Received:
-    """The weights that came with one task: the slice of ``width``."""
+    """The weights that came with one task: the slice of ``width``.
+
+    Attributes:
+        correction: that came with it, to be added to every gradient (SCAFFOLD), if one did.
+        reach: steps times learning rate: how far a gradient of 1 moves a weight.
+    """
 
     width: float
     state: Mapping[str, Array]
+    correction: Mapping[str, Array] | None = None
+    reach: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class Rider:
         samples: what it trains on, of its own samples, the number of classes, and a generator.
         claim: how many samples it says that it has, of how many it has.
         report: what it says that the received weights scored per width, of what they did.
+        corrected: whether it says that it used a correction that it was sent.
     """
 
     summary: str
@@ -169,6 +178,7 @@ class Rider:
     samples: Spoil = _own
     claim: Callable[[int], int] = _truth
     report: Callable[[Evaluations], dict[float, float]] = _as_measured
+    corrected: bool = True
 
 
 def claimed_loss(round_: int) -> float:
@@ -254,6 +264,15 @@ def _masked(seen: Seen) -> ModelState:
     return seen.moved(kept)
 
 
+def _correction(seen: Seen) -> ModelState:
+    """Move where the correction leads, as if all gradients of its own were 0."""
+    last = seen.received[-1]
+    if last.correction is None:
+        return _first(seen)
+    reach = np.float32(last.reach)
+    return seen.moved({name: -reach * array for name, array in last.correction.items()})
+
+
 def _random_labels(samples: Samples, classes: int, rng: np.random.Generator) -> Samples:
     labels = rng.integers(classes, size=samples.y.shape).astype(samples.y.dtype)
     return Samples(samples.x, labels, samples.recording)
@@ -291,6 +310,10 @@ RIDERS: dict[str, Rider] = {
     "scaled-delta": Rider("repeats it at the length of an honest step", _scaled, claim=_invented),
     "older-delta": Rider("repeats the change before the last one", _older, claim=_invented),
     "masked-delta": Rider("repeats half of the channels, twice", _masked, claim=_invented),
+    "correction": Rider("moves where its correction leads", _correction, claim=_invented),
+    "hidden-correction": Rider(
+        "the same, and says that it used none", _correction, claim=_invented, corrected=False
+    ),
     "size-lie": Rider(
         f"trains, and claims {LIE} times its samples", claim=lambda samples: LIE * samples
     ),

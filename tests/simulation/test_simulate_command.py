@@ -14,6 +14,7 @@ import torch
 
 from journal.reader import DATABASE
 from slimfleet import cli
+from slimfleet.config import ConfigError
 from slimfleet.simulation import cell
 from slimfleet.simulation.experiment import (
     cells,
@@ -130,6 +131,26 @@ def test_a_result_of_another_experiment_is_not_kept(folder):
     assert len(cells(longer)) == 4
     moved = msgspec.structs.replace(experiment, torch_device="cuda")
     assert fingerprint(experiment, first) == fingerprint(moved, first)
+
+
+DISTILLED = 'path = "data.npz"\npool_share = 0.2'
+TAUGHT = '"a", "b", "c"], hidden = [16] }\naggregation.distillation = { rule = "feddf", steps = 4 }'
+
+
+def test_a_share_of_the_recordings_is_the_pool_of_the_server(folder):
+    plain = read_experiment(folder / "experiment.toml")
+    changed(folder, 'path = "data.npz"', DISTILLED)
+    with pytest.raises(ConfigError, match="a pool is not used"):
+        read_experiment(folder / "experiment.toml")
+    text = EXPERIMENT.replace('"a", "b", "c"], hidden = [16] }', TAUGHT)
+    (folder / "experiment.toml").write_text(text.replace('path = "data.npz"', DISTILLED))
+    experiment = read_experiment(folder / "experiment.toml")
+    dealt = deal(experiment, cells(experiment)[0], *read_data(experiment, folder))
+    everybody = [dealt.test, dealt.validation, *(device.samples for device in dealt.devices)]
+    samples = np.concatenate([dealt.pool, *(part.x for part in everybody)])
+    assert len(np.unique(samples, axis=0)) == len(samples) == 200
+    assert fingerprint(plain, cells(plain)[0]) != fingerprint(experiment, cells(plain)[0])
+    assert simulate(folder, "--workers", "2") == 0
 
 
 def test_the_data_of_a_cell_is_dealt_without_overlap(folder):

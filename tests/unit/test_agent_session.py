@@ -20,6 +20,7 @@ from edge_agent.actions import (
     Train,
 )
 from edge_agent.inputs import (
+    Acknowledged,
     InstallDone,
     ProfileMade,
     ServerSaid,
@@ -168,6 +169,83 @@ def test_a_profile_made_later_carries_what_is_known_of_the_link(ready):
     assert said.message.link_bytes_per_s == 100_000.0
 
 
+def live(session, number, ahead_s):
+    """Hear a message that the server has just sent; the device's clock is so far ahead."""
+    stamped = msgspec.structs.replace(SERVER, seq=number, sent_at=NOW - ahead_s)
+    return session.handle(ServerSaid(stamped, live=True), NOW)
+
+
+def test_a_clock_that_is_off_is_told_once_and_again_when_it_jumps(ready):
+    assert live(ready, 1, 0.2) == [], "a fifth of a second is no news"
+    assert live(new_session(), 1, 90.0) == [
+        MakeProfile(msgspec.structs.replace(SERVER, seq=1, sent_at=NOW - 90.0))
+    ], "before there is a profile nothing can be told"
+    [said] = live(ready, 2, -5.0)
+    assert said.message.clock_offset_s == -5.0
+    assert live(ready, 3, -5.1) == []
+    [jumped] = live(ready, 4, -3600.0)
+    assert jumped.message.clock_offset_s == -3600.0
+
+
+def test_what_was_retained_says_nothing_of_the_clock(ready):
+    old = msgspec.structs.replace(SERVER, sent_at=NOW - 86400.0)
+    assert hear(ready, old) == []
+
+
+def test_half_of_the_round_trip_is_taken_off_the_offset(ready):
+    assert ready.handle(Acknowledged(1.0), NOW) == []
+    [said] = live(ready, 1, 10.0)
+    assert (said.message.clock_offset_s, said.message.round_trip_s) == (9.5, 1.0)
+
+
+def test_a_rate_that_is_told_brings_the_round_trip_along(ready):
+    ready.handle(Acknowledged(0.02), NOW)
+    hear(ready, task(1))
+    actions = ready.handle(WeightsArrived(1, b"weights", 1_000_000, 10.0), NOW)
+    assert actions[0].message.round_trip_s == 0.02
+
+
+def test_the_clock_of_an_emulated_machine_is_not_told():
+    session = new_session()
+    session.handle(ServerSaid(SERVER), NOW)
+    session.handle(ProfileMade(msgspec.structs.replace(PROFILE, emulated="old-pc")), NOW)
+    assert live(session, 1, 90.0) == []
+
+
+TIMED = msgspec.structs.replace(
+    PROFILE,
+    costs=(
+        m.WidthCost(width=0.5, step_s=0.1, peak_bytes=1),
+        m.WidthCost(width=1.0, step_s=0.2, peak_bytes=1),
+    ),
+)
+
+
+def trainings(session, *durations, first=1):
+    """Train rounds that take so many seconds; return in which of them the device profiles anew."""
+    again = []
+    for number, seconds in enumerate(durations, start=first):
+        hear(session, task(number))
+        session.handle(WeightsArrived(number, b"weights", 10, 0.1), NOW)
+        done = session.handle(TrainingDone(number, b"state", 100, 4, 0.5, seconds), NOW)
+        again += [number] * (MakeProfile(SERVER) in done)
+        session.handle(UpdateKept(update(number)), NOW)
+    return again
+
+
+def test_a_device_whose_trainings_take_another_time_measures_itself_anew(ready):
+    ready.handle(ProfileMade(TIMED), NOW)
+    assert trainings(ready, 1.0, 1.1, 1.0, 1.2, 1.0) == []
+    assert trainings(ready, 3.0, 3.0, 3.0, first=6) == [7]
+    assert ready.busy == "profiling"
+    ready.handle(ProfileMade(TIMED), NOW)
+    assert trainings(ready, 3.0, 3.0, 3.0, 3.1, first=9) == [], "that is normal now"
+
+
+def test_a_profile_without_figures_is_no_reason_to_measure_again(ready):
+    assert trainings(ready, 1.0, 1.0, 1.0, 9.0, 9.0, 9.0) == []
+
+
 def test_the_same_state_again_changes_nothing(ready):
     assert hear(ready, msgspec.structs.replace(SERVER, session=2, seq=9)) == []
 
@@ -223,6 +301,15 @@ def test_what_was_measured_travels_with_the_update(ready):
     measured = (m.WidthEvaluation(width=0.5, score=0.7, loss=0.4, samples=9),)
     (kept,) = ready.handle(TrainingDone(1, b"state", 100, 4, 0.5, 2.0, measured), NOW)
     assert kept.evaluations == measured
+
+
+def test_a_correction_goes_from_the_task_to_the_trainer_and_the_update_says_so(ready):
+    hear(ready, task(1))
+    _, training = ready.handle(WeightsArrived(1, b"weights", 10, 0.1, b"correction"), NOW)
+    assert training.correction == b"correction"
+    done = TrainingDone(1, b"state", 100, 4, 0.5, 2.0, corrected=True)
+    (kept,) = ready.handle(done, NOW)
+    assert kept.corrected
 
 
 def test_a_task_goes_from_acceptance_to_an_update_that_is_kept_before_it_is_sent(ready):

@@ -1,6 +1,7 @@
 import json
 import stat
 
+import msgspec
 import pytest
 
 from edge_agent.probe import ProbeResult
@@ -12,6 +13,7 @@ from slimfleet.commands import export as export_command
 from slimfleet.commands import profile as profile_command
 from slimfleet.exit_codes import ExitCode
 from slimfleet.operator_link import read_access
+from tests.fakes.toy_onnx import always
 
 AGENT_TOML = """
 device = "pump-1"
@@ -225,10 +227,54 @@ def test_training_steps_are_timed_on_the_data_of_the_configuration(
     assert "EMULATED" in out
 
 
+def test_what_was_profiled_is_remembered_until_it_is_asked_afresh(
+    command, working_runtime, tmp_path, monkeypatch
+):
+    (tmp_path / "agent.toml").write_text(AGENT_TOML)
+    asked = []
+
+    class Trainer:
+        def __init__(self, settings):
+            self.budget = settings.profile_s
+
+        async def profile(self, model, options, widths, batch_size):
+            asked.append((widths, self.budget))
+            costs = tuple(WidthCost(width, 0.01, 50 * 2**20) for width in widths)
+            return Benchmark("toy", "0" * 64, batch_size, 99, costs)
+
+        async def close(self):
+            pass
+
+    monkeypatch.setattr(profile_command, "TrainerProcess", Trainer)
+    monkeypatch.setattr(profile_command, "training_obstacle", lambda: "")
+    plain = ("profile", "--config", tmp_path / "agent.toml", "--model", "toy", "--widths", "0.5,1")
+    tables = [
+        command(*plain, *more)[1]
+        for more in ((), ("--json",), ("--fresh",), ("--fresh", "--budget", "7"))
+    ]
+    assert [widths for widths, _ in asked] == [(0.5, 1.0), (0.5,), (0.5, 1.0), (0.5, 1.0)]
+    assert [budget for _, budget in asked] == [60.0, 60.0, 60.0, 7.0]
+    assert [cost["width"] for cost in json.loads(tables[1])["costs"]] == [0.5, 1.0]
+    assert "inference is not emulated" in tables[0]
+
+
+def test_exported_files_are_measured_on_a_device_without_torch(command, working_runtime, tmp_path):
+    onnx, manifest = always(1)
+    (tmp_path / "toy-w0.50.onnx").write_bytes(onnx)
+    (tmp_path / "toy-w0.50.manifest.json").write_bytes(msgspec.json.encode(manifest))
+    code, out, _ = command("profile", "--files", tmp_path)
+    assert code == ExitCode.DONE
+    assert "time of one inference" in out
+    assert "float32" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("--model", "cnn1d"), ExitCode.BAD_CONFIGURATION, "--data is missing"),
+        (("--budget", "-1"), ExitCode.USAGE, "no number of seconds"),
+        (("--budget", "inf"), ExitCode.USAGE, "no number of seconds"),
+        (("--budget", "soon"), ExitCode.USAGE, "no number of seconds"),
         (("--data", "x.npz"), ExitCode.BAD_CONFIGURATION, "--model is missing"),
         (("--emulate", "raspberry-pi-44"), ExitCode.BAD_CONFIGURATION, "did you mean"),
         (("--options", "[]"), ExitCode.USAGE, "must be a JSON object"),

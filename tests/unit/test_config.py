@@ -97,6 +97,18 @@ def test_a_method_that_needs_validation_data_is_refused_where_there_is_none(serv
     assert "cosine-to-aggregate" in text
 
 
+TAUGHT = ("model =", 'aggregation.distillation.rule = "feddf"\nmodel =')
+POOL = ("[broker]\n", 'pool = "machines"\npool_reader = "images"\n[broker]\n')
+
+
+def test_a_pool_and_a_distillation_belong_together(server):
+    assert server(TAUGHT).pool == ""  # validation recordings are set aside
+    assert (server(TAUGHT, POOL).pool, server(TAUGHT, POOL).pool_reader) == ("machines", "images")
+    assert "leave it out" in complaint(server, POOL)
+    assert "name a pool" in complaint(server, TAUGHT, DEVICES_TOO, WITHOUT_DATA)
+    assert server(TAUGHT, POOL, DEVICES_TOO, WITHOUT_DATA).pool == "machines"
+
+
 def test_an_agent_is_read(agent):
     config = agent()
     assert config.train.data == "own.npz"
@@ -167,6 +179,7 @@ def test_a_mistake_in_a_server_file_is_named(server, tmp_path, old, new, expecte
         ("[infer.eval", "[demo]\nbehaviour = 'lazy'\n[infer.eval", "demo.behaviour: Invalid enum"),
         ("[infer.eval", "[demo]\nnoise = -1.0\n[infer.eval", "demo.noise = -1.0"),
         ('data = "own.npz"', 'data = "own.npz"\nmemory_mb = -1', "train.memory_mb = -1"),
+        ('data = "own.npz"', 'data = "own.npz"\nprofile_s = -1.0', "train.profile_s = -1"),
         ("[infer.eval", "[infer]\nthreads = 0\n[infer.eval", "infer.threads = 0 must be at least"),
         ("[infer.eval", "[infer]\ntelemetry_s = 0\n[infer.eval", "infer.telemetry_s = 0.0 must"),
         ("[infer.eval", "[infer]\ntelemetry_s = nan\n[infer.eval", "infer.telemetry_s = nan must"),

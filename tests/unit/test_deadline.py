@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker.messages import WidthCost
 from coordinator.deadline import Option, best_deadline
-from coordinator.settings import Rewards, WidthPolicy
+from coordinator.settings import Rewards, Training, WidthPolicy
 from journal import events as e
 from tests.fakes.office import WIDTHS, Office, settings
 
@@ -193,10 +193,9 @@ def test_a_device_that_turns_out_slower_trains_narrower_and_the_deadline_does_no
         desk.fetched("device-1")
         desk.scored()
     assert desk.device("device-1").pace > 1.1
-    assert desk.device("device-1").width == 0.75
-    assert "1 takes 3.4 s of the 3.0 s allowed; its rounds take 1.37 times" in (
-        desk.device("device-1").reason
-    )
+    slower = desk.device("device-1")
+    assert slower.width < 1.0
+    assert "of the 3.0 s allowed; its rounds take" in slower.reason
     assert {event.budget_s for event in desk.of(e.RoundOpened)} == {first}
     assert desk.replayed() == desk.state
 
@@ -224,3 +223,17 @@ def test_whoever_is_invited_is_predicted_to_be_in_time(seconds, floor):
     assert len(opened.tasks) >= max(2, math.ceil(floor * capable - 1e-9))
     named = [task.device for task in opened.tasks]
     assert sorted(itertools.chain(named, opened.not_invited)) == sorted(desk.state.devices)
+
+
+@pytest.mark.parametrize("samples", [-(2**63), -1, 0, 2**63 - 1])
+@pytest.mark.parametrize("step_s", [1e-300, 1e300])
+def test_numbers_without_measure_leave_a_deadline_and_a_reason(samples, step_s):
+    desk = desk_of(1.0, 1.0, training=Training(steps=2, epochs=1.0), rounds={"min_devices": 3})
+    odd = (WidthCost(width=0.25, step_s=step_s, peak_bytes=1),)
+    desk.join("odd", costs=odd, samples=samples, link_bytes_per_s=1e-300)
+    desk.wait(30.0)
+    opened = desk.state.round.opened
+    assert 0 < opened.budget_s <= 100
+    assert {"device-0", "device-1"} <= {task.device for task in opened.tasks}
+    assert "no width fits" in desk.device("odd").reason
+    assert desk.replayed() == desk.state

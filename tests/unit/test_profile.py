@@ -26,6 +26,8 @@ from profiler.profile import (
     Benchmark,
     Condition,
     DeviceProfile,
+    InferenceCost,
+    InferenceFindings,
     MachineFacts,
     WidthCost,
     describe,
@@ -62,6 +64,16 @@ costs = st.builds(
     step_s=st.floats(0.0, 1e3),
     peak_bytes=st.integers(0, 2**40),
     timed_steps=st.integers(1, 9),
+    interpolated=st.booleans(),
+)
+inferences = st.builds(
+    InferenceCost,
+    width=st.floats(0.01, 1.0),
+    form=st.sampled_from(["float32", "int8"]),
+    latency_s=st.floats(0.0, 1e3),
+    latency_p95_s=st.floats(0.0, 1e3),
+    load_s=st.floats(0.0, 1e3),
+    size=st.integers(0, 2**40),
 )
 text = st.text(string.printable, max_size=20)
 profiles = st.builds(
@@ -87,6 +99,10 @@ profiles = st.builds(
     power=text,
     disk_free=st.integers(0, 2**40),
     emulated=text,
+    round_trip_s=st.floats(0, 1e3),
+    clock_offset_s=st.none() | st.floats(-1e9, 1e9),
+    inference=st.lists(inferences, max_size=3).map(tuple),
+    inference_failures=st.lists(text, max_size=2).map(tuple),
 )
 
 
@@ -99,9 +115,8 @@ def test_a_profile_survives_the_wire(profile):
 def test_the_message_has_a_field_for_every_field_of_the_profile():
     carried = set(messages.Profile.__struct_fields__) - set(messages.Message.__struct_fields__)
     assert carried == {field.name for field in dataclasses.fields(DeviceProfile)}
-    assert set(messages.WidthCost.__struct_fields__) == {
-        field.name for field in dataclasses.fields(WidthCost)
-    }
+    for told, kept in ((messages.WidthCost, WidthCost), (messages.InferenceCost, InferenceCost)):
+        assert set(told.__struct_fields__) == {field.name for field in dataclasses.fields(kept)}
 
 
 def test_a_device_that_timed_a_width_can_train():
@@ -152,6 +167,39 @@ def test_the_table_tells_in_what_state_the_machine_is():
     table = profile_table(describe(silent, BENCHMARK, memory_budget=1))
     assert "4 cores, 2048 MiB memory\n" in table
     assert "condition" not in table
+
+
+def test_the_table_marks_what_was_interpolated():
+    costs = (WidthCost(0.5, 0.1, 50 * MIB), WidthCost(0.75, 0.15, 70 * MIB, 0, interpolated=True))
+    table = profile_table(
+        describe(FACTS, dataclasses.replace(BENCHMARK, costs=costs), memory_budget=1)
+    )
+    assert "~150.0 ms" in table
+    assert "~70 MiB" in table
+    assert "~ interpolated: the time for measuring was over" in table
+    assert "interpolated" not in profile_table(describe(FACTS, BENCHMARK, memory_budget=1))
+
+
+def test_the_table_shows_inference_link_and_clock():
+    found = InferenceFindings(
+        (
+            InferenceCost(0.5, "float32", 0.002, 0.003, 0.05, 10 * 1024),
+            InferenceCost(0.5, "int8", 0.001, 0.0015, 0.06, 3 * 1024),
+        ),
+        ("width 1 int8: was killed",),
+    )
+    profile = dataclasses.replace(
+        describe(FACTS, BENCHMARK, memory_budget=1, inference=found, link_bytes_per_s=1e6),
+        round_trip_s=0.0123,
+        clock_offset_s=-2.5,
+    )
+    table = profile_table(profile)
+    rows = {line.split()[1]: line for line in table.splitlines() if "KiB" in line}
+    assert "2.00 ms" in rows["float32"]
+    assert rows["float32"].count("█") == 2 * rows["int8"].count("█")
+    assert "! width 1 int8: was killed" in table
+    assert "1.0 MB/s, round trip 12.3 ms" in table
+    assert "-2.500 s against the server's" in table
 
 
 def test_an_inference_only_device_has_a_table_too():

@@ -1,21 +1,22 @@
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import Alive, LinkStatus, Participation, ServerState
+from broker.messages import Alive, LinkStatus, Participation, Profile, ServerState
 from broker.permissions import operator_permissions
 from broker.topics import DeviceSays, UpTopic, operator_filters
 from monitor.status_table import (
     StatusView,
     fold,
-    plain,
     status_data,
     status_filters,
     status_lines,
 )
+from monitor.terminal_text import plain
 from tests.fakes.fleet_status import (
     STATE,
     STATE_TOPIC,
@@ -58,6 +59,27 @@ def folded(messages, fleet="pumps"):
 
 def test_the_table_of_a_small_fleet():
     assert "\n".join(status_lines(folded(fleet_messages()))) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [
+        (3600.4, "clock: 3600 s ahead of the server's"),
+        (-90.0, "clock: 90 s behind the server's"),
+        (0.4, None),
+        (None, None),
+        (float("nan"), None),
+        (float("inf"), None),
+    ],
+)
+def test_a_clock_that_is_off_is_shown(offset, said):
+    told = (UpTopic("pump-1", DeviceSays.PROFILE), Profile(clock_offset_s=offset))
+    view = folded([*fleet_messages(), told])
+    shown = [line for line in status_lines(view) if "clock" in line]
+    assert shown == ([f"    {said}; set it, times shown are off"] if said else [])
+    data = {one["device"]: one["clock_offset_s"] for one in status_data(view)["devices"]}
+    assert data["pump-1"] == (offset if offset is not None and math.isfinite(offset) else None)
+    assert data["pump-2"] is None
 
 
 def test_the_order_of_arrival_does_not_matter():
@@ -138,6 +160,7 @@ def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
         "can_train": True,
         "emulated": "raspberry-pi-4",
         "known": True,
+        "clock_offset_s": None,
         "participation": "takes-part",
         "reason": "width 0.5: predicted 1.2 s of 3 s",
         "training_width": 0.5,

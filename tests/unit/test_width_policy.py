@@ -78,6 +78,17 @@ def test_a_slow_link_counts_both_ways():
     assert cannot(choose(profile(link_bytes_per_s=1e3), size=1_000_000))
 
 
+def test_a_correction_is_a_second_download():
+    machine = profile(link_bytes_per_s=1e6)
+    training = msgspec.structs.replace(SETTINGS.training, momentum=0.0, control="scaffold")
+    corrected = msgspec.structs.replace(SETTINGS, training=training)
+    more = (
+        choose(machine, corrected, 1_000_000).predicted_s
+        - choose(machine, size=1_000_000).predicted_s
+    )
+    assert more == pytest.approx(1.0)
+
+
 def test_a_device_that_fits_nothing_is_told_so_and_stays_visible():
     choice = choose(profile(memory_budget=1 * MIB))
     assert cannot(choice)

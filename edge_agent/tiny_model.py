@@ -1,0 +1,15 @@
+"""The smallest ONNX model that computes something, to try a runtime with."""
+
+import base64
+
+# onnx.helper.make_model of x -> MatMul(x, w) -> Relu -> y at opset 13 and IR 8, w = arange(64) as
+# 8 x 8 / 8 - 4; written down as bytes so that a device needs no onnx package.
+TINY_MODEL = base64.b64decode(
+    "CAgSADrgAgoRCgF4CgF3EgFoIgZNYXRNdWwKDAoBaBIBeSIEUmVsdRIEdGlueSqMAggICAgQAUIBd0qAAgAAgMAA"
+    "AHjAAABwwAAAaMAAAGDAAABYwAAAUMAAAEjAAABAwAAAOMAAADDAAAAowAAAIMAAABjAAAAQwAAACMAAAADAAADw"
+    "vwAA4L8AANC/AADAvwAAsL8AAKC/AACQvwAAgL8AAGC/AABAvwAAIL8AAAC/AADAvgAAgL4AAAC+AAAAAAAAAD4A"
+    "AIA+AADAPgAAAD8AACA/AABAPwAAYD8AAIA/AACQPwAAoD8AALA/AADAPwAA0D8AAOA/AADwPwAAAEAAAAhAAAAQ"
+    "QAAAGEAAACBAAAAoQAAAMEAAADhAAABAQAAASEAAAFBAAABYQAAAYEAAAGhAAABwQAAAeEBaEwoBeBIOCgwIARII"
+    "CgIICAoCCAhiEwoBeRIOCgwIARIICgIICAoCCAhCBAoAEA0="
+)
+TINY_SIZE = 8
