@@ -263,7 +263,7 @@ class Update(Message, frozen=True, kw_only=True, omit_defaults=True):
         device: must equal the device of the topic.
         round, width, model, spec_hash: must equal the task's.
         payload: what the blob holds: "state-dict", the trained slice, or "change", what training
-            changed of its parameters.
+            changed of its parameters; where the task brought knowledge, the same word.
         encoding: how; "safetensors-f32", of a change "safetensors-float16" and so on, see
             `slimmable.update_codec`.
         blob: the uploaded bytes.
@@ -385,6 +385,10 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         proximal: how strongly weights are drawn back to those of the task; 0 = not.
         masked_loss: whether classes that the device does not have are left out of its loss.
         scaler: whether what a slice's layers give is divided by its width while training.
+        private: patterns of tensors that the device keeps to itself: they are not in the weights of
+            the task, nor in the update. An agent that does not know them finds tensors missing and
+            reports "wrong-spec".
+        private_steps: so many steps come first and move only those; 0 = all move together.
     """
 
     steps: int
@@ -402,6 +406,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     proximal: float = 0.0
     masked_loss: bool = False
     scaler: bool = False
+    private: tuple[str, ...] = ()
+    private_steps: int = 0
 
 
 class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -413,7 +419,9 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         model, options, spec_hash: which network; built from code already on the device.
         weights: blob with the slice of this width.
         key: 32 bytes that open the blob; only in the tasks of entitled devices.
-        payload, encoding: what the blob holds and how.
+        payload, encoding: what the blob holds and how: "state-dict", the slice; or "prototypes" or
+            "class-scores", what the devices know of each class, for a network of the device's own.
+            An agent that does not know the payload declines.
         training: hyper-parameters.
         budget_s: seconds from receipt until the update must have arrived.
         seed: for batch order and width draws.
@@ -424,6 +432,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         correction: blob with what is added to each gradient of the parameters, in the shapes of
             this width (SCAFFOLD); correction_key opens it. An agent that does not know it trains
             without, and its update does not say `corrected`.
+        start_seed: of the values that private parts, and networks of a device's own, start with.
+        knowledge_weight: how strongly the device's network is drawn to what the others know.
     """
 
     round: int
@@ -443,6 +453,8 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     upload_keep: float = 0.0
     correction: BlobReference | None = None
     correction_key: bytes = b""
+    start_seed: int = 0
+    knowledge_weight: float = 0.0
 
 
 class Verdict(StrEnum):
@@ -490,6 +502,8 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
         rounds_taken, rounds_missed: so far; last_drop: the last drop reason with its detail.
         contribution: accumulated score; method: how it was measured.
         confirmed: digest that the device confirmed to run.
+        local_score: where devices keep networks of their own, what this one's scored on recordings
+            that it holds back, as it reported last; local_samples: how many.
     """
 
     participation: Participation
@@ -505,6 +519,8 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
     contribution: float | None = None
     method: str = ""
     confirmed: str = ""
+    local_score: float | None = None
+    local_samples: int = 0
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -593,6 +609,8 @@ class ServerState(Message, frozen=True, kw_only=True, omit_defaults=True):
         block_size: for uploads.
         notice: what every participant must know, for example that devices hold their training
             width while training.
+        exchange: what travels: "weights", or what networks of the devices' own know; then the
+            profile is of the device's own network.
     """
 
     status: LinkStatus
@@ -604,6 +622,7 @@ class ServerState(Message, frozen=True, kw_only=True, omit_defaults=True):
     heartbeat_s: float = 30.0
     block_size: int = 262144
     notice: str = ""
+    exchange: str = "weights"
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -47,7 +47,9 @@ def admit(
         return DropReason.BAD_BYTES, str(error)
     if not update.blob.size > 0 or not update.blob.block_size >= MIN_BLOCK:
         return DropReason.BAD_BYTES, f"{update.blob.size} bytes, at most {limit_bytes} make sense"
-    if (update.payload, update.encoding) not in FORMS:
+    exchange = settings_of(state).exchange
+    known = FORMS if exchange == "weights" else {(exchange, "safetensors-f32")}
+    if (update.payload, update.encoding) not in known:
         payload = f"{update.payload[:32]!r} in {update.encoding[:32]!r}"
         return DropReason.BAD_BYTES, f"unknown payload {payload}"
     return None

@@ -7,7 +7,7 @@ import msgspec
 from coordinator.claims import Claim
 from coordinator.contribution.ledger import Total
 from coordinator.entitlement import entitlements
-from coordinator.fleet import Campaign, settings_of
+from coordinator.fleet import OWN_NETWORKS, Campaign, settings_of
 from coordinator.reported_curve import NOT_MEASURED
 from coordinator.rewards import Allocation, allocate, beaten
 from journal import events as e
@@ -92,6 +92,12 @@ def revise_entitlements(state: Campaign) -> list[e.AnyEvent]:
 
 def allocate_rewards(state: Campaign) -> list[e.AnyEvent]:
     """Say which width every device earned, once for each release."""
+    if settings_of(state).keeps_own:
+        of = state.weights_round
+        return [
+            e.RewardsAllocated(round=of, rule="none", note=OWN_NETWORKS, rewards=()),
+            e.ReleaseWithheld(round=of, reason=OWN_NETWORKS),
+        ]
     if state.scored is None:
         return [
             e.RewardsAllocated(

@@ -27,6 +27,7 @@ class Bench:
         fleet: its name, which is written into exported files.
         distillation: what the aggregate is taught; pool: file of unlabelled samples for that, None
             where validation recordings are set aside; pool_reader, pool_options: how to read it.
+        exchange: see `coordinator.settings.Settings`.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Bench:
     pool: "Path | None" = None
     pool_reader: str = "npz"
     pool_options: Mapping[str, Any] = field(default_factory=dict)
+    exchange: str = "weights"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class ScoreJob:
         known: digests of weights before ``base``, the latest first: the steps between them are
             what the server could foresee. known_to_late: those before them, of which as many count
             for a late update as the weights have moved since its own.
+        private: see `coordinator.settings.Training`.
         min_trainers: see `coordinator.settings.Rewards`.
         absent_widths: how far devices without an update in this round reach, if they ever trained.
         control: None where gradients are not corrected.
@@ -131,6 +134,7 @@ class ScoreJob:
     optimiser: str = ""
     widths: int = 0
     control: Control | None = None
+    private: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ MIB = 2**20
 
 def granted_width(device: Device, settings: Settings) -> tuple[float, str]:
     """Return the width a device is entitled to and the sentence why; 0 = no release."""
+    if settings.keeps_own:
+        return 0.0, "devices keep networks of their own: no width is a reward"
     if device.reward is not None:
         return device.reward.width, device.reward.reason
     if device.participation is Participation.CANNOT and settings.rewards.inference_only_width:

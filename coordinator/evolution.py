@@ -240,6 +240,7 @@ def _accepted(state: Campaign, event: e.UpdateAccepted, at: float) -> Campaign:
         **_moved(state, event.device, event.size, at),
         late_in_a_row=0,
         late_at_least=0,
+        local=event.evaluations or known.local,
     )
     if owed:
         late = (*state.late, LateUpdate(owed.opened, owed.trained_rounds, event))

@@ -13,6 +13,7 @@ from broker.messages import (
     Report,
     Stage,
     Verdict,
+    WidthEvaluation,
 )
 from coordinator.contribution.ledger import Ledger
 from coordinator.presence import Lease
@@ -31,6 +32,11 @@ POST_TRAINING_NOTICE = (
 TRAINING_TIME_NOTICE = (
     "rewards.mode = training-time: in no round a device holds more than the weights of the width"
     " that it is entitled to by then; what it held in an earlier round stays with it"
+)
+
+OWN_NETWORKS = (
+    "devices keep networks of their own, of which the server holds no whole one: nothing is"
+    " released; what each of them scores stands in its standing"
 )
 
 # `Report.code` where the device was short of memory or time. It goes on trying by itself.
@@ -78,6 +84,7 @@ class Device:
         profiled_at: when its last profile came.
         last_drawn: number of the last round that it was invited to.
         accepted: round -> blob of the update that was accepted.
+        local: what the network that it keeps scored, by its last report.
         failed_width: narrowest width that it had no room or time to install; 0 = none failed.
         steps_down: whether that was since rewards were last allocated.
     """
@@ -116,6 +123,7 @@ class Device:
     report: Report | None = None
     failed_width: float = 0.0
     steps_down: bool = False
+    local: tuple[WidthEvaluation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -287,6 +295,11 @@ class Campaign:
     def contribution(self, device: str) -> float | None:
         """Return what a device counts with so far; None if it was never invited."""
         return self.ledger.account(device).score if device in self.ledger.totals else None
+
+    def local_score(self, device: str) -> float | None:
+        """Return what a device's own network scored at its widest, as it reported last."""
+        local = self.devices[device].local if device in self.devices else ()
+        return max(local, key=lambda one: one.width).score if local else None
 
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""

@@ -30,6 +30,7 @@ def score_job(state: Campaign) -> ScoreJob:
         control=_control(state),
         known=state.earlier[:novelty],
         known_to_late=state.earlier[novelty:] if current.late else (),
+        private=settings.training.private,
         min_trainers=settings.rewards.min_trainers,
         absent_widths=tuple(_reach(state, d, d.trained_width) for d in absent if d.trained_width),
     )

@@ -22,6 +22,7 @@ from coordinator.capacity import deployed_width, granted_width
 from coordinator.duties import Share, Shared, SharedRelease, SharedWeights, correction_due
 from coordinator.entitlement import training_width
 from coordinator.fleet import (
+    OWN_NETWORKS,
     POST_TRAINING_NOTICE,
     TRAINING_TIME_NOTICE,
     Campaign,
@@ -94,10 +95,16 @@ def _server_state(state: Campaign, settings: Settings) -> m.ServerState:
         batch_size=settings.training.batch_size,
         heartbeat_s=settings.presence.heartbeat_s,
         block_size=settings.block_size,
-        notice=TRAINING_TIME_NOTICE
-        if settings.rewards.mode == "training-time"
-        else POST_TRAINING_NOTICE,
+        notice=_notice(settings),
+        exchange=settings.exchange,
     )
+
+
+def _notice(settings: Settings) -> str:
+    if settings.keeps_own:
+        return OWN_NETWORKS
+    training_time = settings.rewards.mode == "training-time"
+    return TRAINING_TIME_NOTICE if training_time else POST_TRAINING_NOTICE
 
 
 def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing:
@@ -112,6 +119,8 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         trains, training_reason = task.task.width, task.task.reason
     deployed = device.deployed
     running = device.report.width if device.report else 0.0
+    local = max(device.local, key=lambda one: one.width) if device.local else None
+    own = local if settings.keeps_own else None
     return m.Standing(
         participation=takes_part,
         reason=brief(reason),
@@ -129,8 +138,10 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         rounds_missed=device.rounds_missed,
         last_drop=brief(device.last_drop),
         contribution=state.contribution(device.device),
-        method=settings.contributions.method,
+        method=settings.contributions.method if settings.exchange == "weights" else "none",
         confirmed=device.report.running if device.report and confirmed(device) else "",
+        local_score=own.score if own else None,
+        local_samples=own.samples if own else 0,
     )
 
 
@@ -190,6 +201,9 @@ def _task(
         upload_keep=settings.uploads.keep,
         correction=correction.reference if correction else None,
         correction_key=correction.key if correction else b"",
+        start_seed=settings.seed if settings.keeps_own else 0,
+        payload="state-dict" if settings.exchange == "weights" else settings.exchange,
+        knowledge_weight=0.0 if settings.exchange == "weights" else settings.knowledge.weight,
     )
 
 
@@ -202,7 +216,10 @@ def _upload(opened: RoundOpened, task: RoundTask, settings: Settings) -> str:
 
 
 def _training(opened: RoundOpened, task: RoundTask) -> m.TrainingSettings:
-    return msgspec.structs.replace(opened.training, steps=task.steps or opened.training.steps)
+    ordinary = opened.training
+    steps = task.steps or ordinary.steps
+    first = round(ordinary.private_steps * steps / ordinary.steps)
+    return msgspec.structs.replace(ordinary, steps=steps, private_steps=min(first, steps - 1))
 
 
 def _order(

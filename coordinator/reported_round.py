@@ -32,7 +32,8 @@ def with_reports(state: Campaign, found: RoundResult) -> tuple[RoundResult, str]
     best = state.reports.get(state.best)
     gain = reported_gain(reports, best, trim, lambda one: -one.loss) if best else None
     rewards = state.settings.rewards
-    widths = (*state.settings.widths, *rewards.ladder)
+    own = state.settings.exchange != "weights"  # then there is no network that has other widths
+    widths = state.settings.widths if own else (*state.settings.widths, *rewards.ladder)
     reported = replace(
         found,
         curve=reported_curve(reports, trim, widths, rewards.min_trainers, state.untrained_reports),

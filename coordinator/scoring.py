@@ -24,6 +24,7 @@ from coordinator.controlling import Controlled, control
 from coordinator.curve import TrainedWidths, score_curve
 from coordinator.distilling import distil
 from coordinator.evaluator import RoundEvaluator
+from coordinator.knowledge_round import pool_knowledge
 from coordinator.measuring import Validation, outputs_per_width, sample_values
 from coordinator.untrained import untrained
 from coordinator.update_file import read_update
@@ -43,11 +44,13 @@ def score_round(bench: Bench, job: ScoreJob) -> RoundResult:
 
     Without validation data nothing is measured: the result has no curve and no values.
     """
+    if bench.exchange != "weights":
+        return pool_knowledge(bench, job)
     started = time.process_time()
     model, blobs = load_bench_model(bench), BlobFolder(bench.blobs, owner=False)
     validation = load_validation(bench)
     base = decode_state(blobs.get(job.base))
-    updates = [read_update(blobs, model.spec, base, update) for update in job.updates]
+    updates = [read_update(blobs, model.spec, base, one, job.private) for one in job.updates]
     steps = steps_of(base, model.spec, updates, job.aggregation)
     memory = decode_state(blobs.get(job.optimiser)) if job.optimiser else {}
     moved = move(job.aggregation.server, base, model.spec, steps, memory)

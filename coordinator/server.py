@@ -37,6 +37,7 @@ from broker.topics import (
 from broker.transfer import BlobFetcher, upload_topics
 from coordinator import inputs as i
 from coordinator.admission import admit
+from coordinator.aggregation.knowledge import inspect_knowledge
 from coordinator.aggregation.updates import inspect_payload
 from coordinator.bench import Bench
 from coordinator.duties import (
@@ -63,7 +64,9 @@ from journal.events import WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
 from slimmable.cost import model_bytes, payload_bytes
-from slimmable.spec import WidthSpec
+from slimmable.private_parts import check_patterns, shared_spec
+from slimmable.spec import SpecError, WidthSpec
+from slimmable.state import decode_state
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +115,16 @@ class Coordinator:
         """Replay the journal; nothing is sent before `run`.
 
         Raises:
-            SettingsError: the journal holds a campaign with other settings.
+            SettingsError: the journal holds a campaign with other settings, or private parts are
+                none of the model.
         """
         self.settings = settings
         self._spec = spec
+        try:
+            check_patterns(spec, settings.training.private)
+        except SpecError as error:
+            raise SettingsError(f"training.private: {error}") from error
+        self._travels = shared_spec(spec, settings.training.private)
         self._bench = bench
         self._identity = identity
         self._desk = desk
@@ -138,7 +147,7 @@ class Coordinator:
         self._latest = LatestOnly()
         self._seq = 0
         self._background = BackgroundTasks(self._link)
-        self._sealer = Sealer(settings, spec, identity.fleet_secret, desk.blobs)
+        self._sealer = Sealer(settings, self._travels, identity.fleet_secret, desk.blobs)
         self._sharing = Sharing(
             settings.fleet,
             self._sealer,
@@ -149,7 +158,7 @@ class Coordinator:
         )
         self._wake = asyncio.Event()
         self._ending = False
-        self._payload_bytes = {w: payload_bytes(spec, w) for w in settings.widths}
+        self._payload_bytes = {w: payload_bytes(self._travels, w) for w in settings.widths}
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -280,7 +289,7 @@ class Coordinator:
     def _dispatch(self, device: str, said: m.Message, now: float) -> None:
         match said:
             case m.Profile():
-                self._apply(i.ProfileReceived(device, said, self._payload_bytes))
+                self._apply(i.ProfileReceived(device, said, self._sizes()))
             case m.Progress():
                 self._apply(i.ProgressReceived(device, said))
             case m.Update():
@@ -290,6 +299,13 @@ class Coordinator:
             case m.Telemetry():
                 self._desk.journal.add_telemetry(device, now, said)
 
+    def _sizes(self) -> dict[float, int]:
+        """Return how large what travels is at each training width."""
+        known = self.state.weights
+        if self.settings.exchange == "weights" or not self._desk.blobs.has(known):
+            return self._payload_bytes
+        return dict.fromkeys(self._payload_bytes, len(self._desk.blobs.get(known)))
+
     # --- updates ---------------------------------------------------------------------------------
 
     def _announced(self, device: str, update: m.Update) -> None:
@@ -297,7 +313,7 @@ class Coordinator:
         receipt = known.receipt if known else None
         if receipt and (receipt.round, receipt.blob) == (update.round, update.blob.blob):
             return  # judged already; the retained receipt says so
-        limit = 2 * self._payload_bytes.get(update.width, 0) + UPDATE_SLACK
+        limit = 2 * self._sizes().get(update.width, 0) + UPDATE_SLACK
         self._apply(i.UpdateAnnounced(device, update, limit))
         if admit(self.state, device, update, limit) is None:
             fetch_id = f"{device}/{update.blob.blob}"
@@ -324,7 +340,11 @@ class Coordinator:
             log.warning("update of %s: %s", device, error)
             fault = (m.DropReason.BAD_BYTES, str(error))
             return i.UpdateFetched(device, update, limit, "", fault)
-        fault_found = inspect_payload(self._spec, update.width, data)
+        if self.settings.exchange == "weights":
+            fault_found = inspect_payload(self._travels, update.width, data)
+        else:
+            like = decode_state(self._desk.blobs.get(current.opened.base))
+            fault_found = inspect_knowledge(data, like)
         if fault_found:
             log.warning("update of %s: %s", device, fault_found[1])
         digest = "" if fault_found else self._desk.blobs.put(data)

@@ -34,6 +34,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         masked_loss: whether classes that a device does not have are left out of its loss.
         control: "scaffold": each gradient is corrected by what the server knows of the device's
             and of everybody's, see `coordinator.aggregation.control_variates`; or "none".
+        private: patterns of tensors that every device keeps to itself, such as "fc.*" for the head
+            (FedRep) or "features.*" for the extractor (LG-FedAvg); see `slimmable.private_parts`.
+        private_steps: so many of the steps come first and train only what is private, the others
+            only the rest; 0 = all is trained together. A device with fewer steps takes the same
+            share of them.
         rule, random_widths, draw_weights, distillation: which widths a step trains, see
             `slimmable.training_rule.TrainingRule`.
         scaler: whether what a slice's layers give is divided by its width while training.
@@ -52,6 +57,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     proximal: float = 0.0
     masked_loss: bool = False
     control: Literal["none", "scaffold"] = "none"
+    private: tuple[str, ...] = ()
+    private_steps: int = 0
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
@@ -240,6 +247,16 @@ class Uploads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     share: float = 0.1
 
 
+class Knowledge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How devices learn from each other where no weights travel; see `Settings.exchange`.
+
+    Attributes:
+        weight: how strongly a network is drawn to what the others know (lambda of FedProto).
+    """
+
+    weight: float = 1.0
+
+
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How contributions are measured.
 
@@ -350,6 +367,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         fleet: name of the fleet; part of every topic.
         model, options: which network, see `slimmable.model.load_model`.
         widths: the training grid.
+        exchange: what travels. "weights"; or each device trains a network of its own, of whatever
+            architecture, and tells the mean features ("prototypes", FedProto) or the mean scores
+            ("class-scores", FedDistill) of each class.
         weighting: of updates in the aggregate. "uniform" because the number of samples is only
             the device's own claim; "samples" is FedAvg's rule.
         secure_aggregation: not offered together with contributions; see `check`.
@@ -364,6 +384,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     options: dict[str, Any] = {}
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     seed: int = 0
+    exchange: Literal["weights", "prototypes", "class-scores"] = "weights"
     weighting: Literal["uniform", "samples"] = "uniform"
     secure_aggregation: bool = False
     labels: dict[str, dict[str, str]] = {}
@@ -374,10 +395,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     width_policy: WidthPolicy = WidthPolicy()
     aggregation: Aggregation = Aggregation()
     uploads: Uploads = Uploads()
+    knowledge: Knowledge = Knowledge()
     contributions: Contributions = Contributions()
     rewards: Rewards = Rewards()
     presence: Presence = Presence()
     releases: Releases = Releases()
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether each device has a network of its own, which the server cannot know."""
+        return bool(self.training.private) or self.exchange != "weights"
 
     def check(self) -> "Settings":
         """Return self if the settings make sense together.

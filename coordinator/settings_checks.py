@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.daily_window import DailyWindow
+from coordinator.own_network_checks import SettingsError as SettingsError  # noqa: PLC0414
+from coordinator.own_network_checks import check_own_networks
 from coordinator.selection import label_of
 from slimmable.training_rule import WidthRule
 from slimmable.width import WidthError, WidthGrid
@@ -53,6 +55,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed",
     "training.epochs",
+    "training.private_steps",
     "training.momentum",
     "training.weight_decay",
     "rounds.minimum",
@@ -62,6 +65,7 @@ NOT_NEGATIVE = (
     "rounds.gather_s",
     "rounds.release_every",
     "rounds.retry_s",
+    "knowledge.weight",
     "rewards.cutoff",
     "rewards.proof",
     "rewards.sharing",
@@ -103,10 +107,6 @@ BELOW_ONE = (
 OPTIONS_LIMIT = 8192  # bytes; every task repeats the options, and a task is a control message
 
 
-class SettingsError(ValueError):
-    """The settings contradict themselves. Change the setting that the message names."""
-
-
 def check_settings(settings: "Settings") -> None:
     """Refuse settings that contradict themselves.
 
@@ -131,6 +131,7 @@ def check_settings(settings: "Settings") -> None:
     _check_control(settings)
     _check_evaluator(settings)
     _check_rewards(settings)
+    check_own_networks(settings)
     if settings.presence.offline_after < settings.presence.late_after:
         raise SettingsError(
             f"presence.offline_after = {settings.presence.offline_after} must not be below"

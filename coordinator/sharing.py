@@ -15,6 +15,7 @@ from coordinator.inputs import BlobPublished
 from coordinator.settings import Settings
 from coordinator.share_list import ShareList
 from journal.blobs import BlobFolder
+from slimmable.private_parts import part_of
 from slimmable.slicing import slice_state
 from slimmable.spec import WidthSpec
 from slimmable.state import decode_state, digest, encode_state
@@ -26,7 +27,14 @@ class Sealer:
     def __init__(
         self, settings: Settings, spec: WidthSpec, fleet_secret: bytes, blobs: BlobFolder
     ) -> None:
-        """Take over what keys are derived from, and where the plain bytes are."""
+        """Take over what keys are derived from, and where the plain bytes are.
+
+        Args:
+            settings: of the campaign.
+            spec: of what travels of the model.
+            fleet_secret: keys are derived from it.
+            blobs: the plain bytes.
+        """
         self._settings = settings
         self._spec = spec
         self._fleet_secret = fleet_secret
@@ -34,8 +42,10 @@ class Sealer:
 
     def seal(self, state: Campaign, blob: Shared) -> tuple[bytes, Share]:
         """Return the ciphertext of a blob, and what opens it."""
+        if isinstance(blob, SharedWeights) and self._settings.exchange != "weights":
+            return self._seal_bytes(self._blobs.get(blob.base), *purpose_of(state, blob))
         if isinstance(blob, SharedWeights):
-            base = decode_state(self._blobs.get(blob.base))
+            base = part_of(decode_state(self._blobs.get(blob.base)), self._spec.tensors)
             cut = slice_state(base, self._spec, blob.width, blob.window)
             return self._seal_bytes(encode_state(cut), *purpose_of(state, blob))
         if isinstance(blob, SharedCorrection):

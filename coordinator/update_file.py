@@ -7,6 +7,7 @@ import numpy as np
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import UpdateFile
 from journal.blobs import BlobFolder
+from slimmable.private_parts import part_of, shared_spec
 from slimmable.slicing import slice_state
 from slimmable.spec import WidthSpec
 from slimmable.state import ModelState, decode_state
@@ -14,9 +15,13 @@ from slimmable.update_codec import decode_update
 
 
 def read_update(
-    blobs: BlobFolder, spec: WidthSpec, base: ModelState, update: UpdateFile
+    blobs: BlobFolder,
+    spec: WidthSpec,
+    base: ModelState,
+    update: UpdateFile,
+    private: tuple[str, ...] = (),
 ) -> DeviceUpdate:
-    """Return a stored update, by the name that it has in its round.
+    """Return a stored update by the name that it has in its round; what is private never changes.
 
     A late one comes as if it had been trained on the weights of the round: the change against its
     own weights, times its factor, is added to those.
@@ -26,17 +31,22 @@ def read_update(
         spec: of the model.
         base: full state that the round started from.
         update: which one.
+        private: patterns of what devices keep to themselves.
     """
+    travels = shared_spec(spec, private) if private else spec
+    now = slice_state(base, spec, update.width, update.window)
 
     @cache
     def received() -> ModelState:
-        own = decode_state(blobs.get(update.base)) if update.base else base
-        return slice_state(own, spec, update.width, update.window)
+        if not update.base:
+            return part_of(now, travels.tensors)
+        own = slice_state(decode_state(blobs.get(update.base)), spec, update.width, update.window)
+        return part_of(own, travels.tensors)
 
-    state = decode_update(blobs.get(update.digest), received, spec, update.width)
+    state = decode_update(blobs.get(update.digest), received, travels, update.width)
     if update.base:
-        own, now = received(), slice_state(base, spec, update.width, update.window)
-        factor = np.float32(update.factor)
-        changed = {name: now[name] + factor * (state[name] - own[name]) for name in spec.parameters}
-        state = {**now, **changed}
-    return DeviceUpdate(update.player, update.width, state, update.weight, update.window)
+        own, factor = received(), np.float32(update.factor)
+        state = {
+            name: now[name] + factor * (state[name] - own[name]) for name in travels.parameters
+        }
+    return DeviceUpdate(update.player, update.width, {**now, **state}, update.weight, update.window)

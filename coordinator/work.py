@@ -12,6 +12,7 @@ import numpy as np
 from coordinator.assessment import assess
 from coordinator.bench import Bench
 from coordinator.bench_loading import load_bench_model, load_server_data, load_validation
+from coordinator.knowledge_round import nothing_told
 from coordinator.release_files import export_widths, warm_templates
 from coordinator.scoring import score_round
 from coordinator.untrained import untrained
@@ -29,7 +30,7 @@ def describe(bench: Bench) -> bytes:
     model, validation = load_bench_model(bench), load_validation(bench)
     if validation:
         model.task.check_targets(validation.samples.y)
-    else:
+    elif bench.exchange == "weights":
         _check_without_data(model)
     if bench.distillation.rule != "none":
         _check_distillation(bench, model)
@@ -86,6 +87,8 @@ def initialise(bench: Bench) -> tuple[str, float]:
     Without validation data the score is 0: devices tell it in the first round.
     """
     model, validation = load_bench_model(bench), load_validation(bench)
+    if bench.exchange != "weights":
+        return BlobFolder(bench.blobs, owner=False).put(nothing_told(bench)), 0.0
     state = initial_state(model, bench.seed)
     score = float(untrained(bench).scores[1.0].mean()) if validation else 0.0
     if not np.isfinite(score):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.profile_message import to_message
 from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
-from edge_agent.trainer_protocol import Trained
+from edge_agent.trainer_protocol import WEIGHTS, Trained
 from edge_agent.training_failure import TrainingFailed
 from profiler.profile import (
     Benchmark,
@@ -62,6 +62,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Report: DeviceSays.REPORT,
     m.Telemetry: DeviceSays.TELEMETRY,
 }
+KEPT = "kept"  # folder of what the device keeps to itself
 TICK_S = 0.5
 GOODBYE_S = 2.0
 CONDITION_S = 30.0
@@ -111,6 +112,14 @@ class InstallerHandle(Protocol):
 
 
 @dataclass(frozen=True)
+class OwnModel:
+    """The network of a device's own, where no weights travel; see `slimmable.model`."""
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AgentIdentity:
     """Who the agent is and what it is like.
 
@@ -122,6 +131,8 @@ class AgentIdentity:
         link_bytes_per_s: emulated link rate; 0 on a real machine.
         memory_budget: bytes that training may use.
         behaviour, noise: "honest" but in demonstrations of free-riders.
+        never_send: patterns of tensors that never leave the device, whatever the server says.
+        own_model: what it trains where devices train networks of their own; None = the fleet's.
     """
 
     fleet: str
@@ -133,6 +144,8 @@ class AgentIdentity:
     memory_budget: int = 0
     behaviour: str = "honest"
     noise: float = 0.0
+    never_send: tuple[str, ...] = ()
+    own_model: OwnModel | None = None
 
 
 @dataclass(frozen=True)
@@ -359,14 +372,18 @@ class Agent:
         benchmark, reason = None, self._session.obstacle
         if trainer:
             try:
+                own = self._id.own_model if server.exchange != "weights" else None
+                model = own or OwnModel(server.model, server.options)
                 benchmark = await trainer.profile(
-                    server.model, server.options, server.widths, server.batch_size
+                    model.model, model.options, server.widths, server.batch_size
                 )
+                if own:  # its costs stand for the fleet's network in what the server works out
+                    benchmark = replace(benchmark, model=server.model, spec_hash=server.spec_hash)
                 reason = "" if benchmark.costs else "; ".join(benchmark.failures)
             except TrainingFailed as error:
                 reason = str(error)
         inference = None
-        if self._gear.inference:
+        if self._gear.inference and server.exchange == "weights":
             inference = await self._gear.inference.measure(
                 server.model, server.options, server.widths, server.spec_hash
             )
@@ -417,10 +434,11 @@ class Agent:
     async def _train(self, action: a.Train) -> None:
         task, trainer = action.task, self._gear.trainer
         assert trainer is not None
+        own = self._id.own_model if task.payload != WEIGHTS else None
         request = TrainRequest(
-            model=task.model,
-            options=task.options,
-            spec_hash=task.spec_hash,
+            model=own.model if own else task.model,
+            options=own.options if own else task.options,
+            spec_hash="" if own else task.spec_hash,
             width=task.width,
             state=action.weights,
             training=task.training,
@@ -431,6 +449,11 @@ class Agent:
             upload=task.upload,
             upload_keep=task.upload_keep,
             correction=action.correction,
+            start_seed=task.start_seed,
+            never_send=self._id.never_send,
+            kept=str(self._gear.folder / KEPT),
+            payload=task.payload,
+            knowledge_weight=task.knowledge_weight,
         )
         try:
             done = await trainer.train(request, action.timeout_s)
@@ -455,6 +478,8 @@ class Agent:
         task = action.task
         size = self._session.block_size
         payload, encoding = form_of(action.upload)
+        if task.payload != WEIGHTS:
+            payload = task.payload
         update = m.Update(
             device=self._id.device,
             round=task.round,

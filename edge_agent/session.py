@@ -62,6 +62,7 @@ DEFAULT_BLOCK_SIZE = 65536
 SMALLEST_BLOCK = 1024
 SEND_AGAIN_S = 15.0  # without a receipt after a reconnect: the broker may have forgotten the blocks
 TRY_AGAIN = "try-again"
+PAYLOADS = frozenset({"state-dict", "prototypes", "class-scores"})  # that it can work on
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,9 @@ class AgentSession:
             return [Say(update) if task.round in self._sent else self._send(update)]
         if not self._can_train:
             return [Say(self._decline(task.round, self._reason))]
+        if task.payload not in PAYLOADS:
+            why = f"the task holds {task.payload[:32]!r}, which this agent does not know: update it"
+            return [Say(self._decline(task.round, why))]
         if self._profiling:
             self._waiting = task
             return []
@@ -509,6 +513,7 @@ def _claimed_counter(order: m.DeploymentOrder) -> int:
 
 def _same_model(one: m.ServerState, other: m.ServerState) -> bool:
     def key(state: m.ServerState) -> Any:
-        return state.model, state.options, state.spec_hash, state.widths, state.batch_size
+        trained = state.model, state.options, state.spec_hash, state.exchange
+        return *trained, state.widths, state.batch_size
 
     return bool(key(one) == key(other))

@@ -80,6 +80,11 @@ class TrainRequest:
     upload: str = "float32"
     upload_keep: float = 0.0
     correction: bytes = b""
+    start_seed: int = 0
+    never_send: tuple[str, ...] = ()
+    kept: str = ""
+    payload: str = "state-dict"
+    knowledge_weight: float = 0.0
 
 
 class TrainerProcess:
@@ -182,6 +187,11 @@ class TrainerProcess:
             evaluate=request.evaluate,
             upload=request.upload,
             upload_keep=request.upload_keep,
+            start_seed=request.start_seed,
+            never_send=request.never_send,
+            kept=request.kept,
+            payload=request.payload,
+            knowledge_weight=request.knowledge_weight,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

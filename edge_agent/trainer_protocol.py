@@ -17,6 +17,7 @@ from slimmable.update_codec import UpdateEncoding
 T = TypeVar("T")
 LENGTH = struct.Struct(">I")
 FRAME_LIMIT = 2**31
+WEIGHTS = "state-dict"  # what a task brings where the fleet trains one network
 
 
 class FrameError(ValueError):
@@ -73,10 +74,10 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
 
     Attributes:
         model: model id, with the keyword arguments ``options`` of its function.
-        spec_hash: which the model on this device must have.
+        spec_hash: which the model on this device must have; "" = it is the device's own choice.
         data: the samples to train on.
         width: training width.
-        state: safetensors of the weights, cut at ``width``.
+        state: safetensors of the weights, cut at ``width``; or of what the devices know.
         training: hyper-parameters.
         seed: for batch order and width draws.
         behaviour: "honest", or "free-rider" for demonstrations and tests.
@@ -85,6 +86,12 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         evaluate: hold back some recordings from training, and measure ``state`` on them.
         upload, upload_keep: how the update travels, see `slimmable.update_codec`.
         correction: safetensors of what is added to each parameter's gradient; b"" = nothing.
+        start_seed: of the values that private parts start with.
+        never_send: patterns of tensors that the device keeps to itself whatever the task says.
+        kept: folder of what the device keeps; "" where it keeps nothing.
+        payload: what ``state`` is, see `broker.messages.Task`; with anything but "state-dict" the
+            model is the device's own network.
+        knowledge_weight: how strongly it is drawn to what the others know.
     """
 
     model: str
@@ -102,6 +109,11 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     upload: str = "float32"
     upload_keep: float = 0.0
     correction: bytes = b""
+    start_seed: int = 0
+    never_send: tuple[str, ...] = ()
+    kept: str = ""
+    payload: str = "state-dict"
+    knowledge_weight: float = 0.0
 
 
 class Cancel(_Tagged, frozen=True, kw_only=True):

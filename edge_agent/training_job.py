@@ -17,6 +17,9 @@ import numpy as np
 from broker.messages import WidthEvaluation
 from edge_agent import trainer_protocol as protocol
 from edge_agent.held_back import evaluate, made_up, split
+from edge_agent.own_network import OwnNetwork
+from edge_agent.private_part import PrivatePart
+from edge_agent.trainer_protocol import WEIGHTS
 from profiler.benchmark import BenchmarkHooks, BenchmarkSettings, run_benchmark
 from profiler.emulation import SLOW_MOTION, owed_wait
 from profiler.profile import WidthCost
@@ -24,7 +27,6 @@ from profiler.resident_memory import PeakMeter
 from slimmable.model import ModelError, SlimmableModel, load_model
 from slimmable.readers import read_samples
 from slimmable.samples import Samples, SamplesError
-from slimmable.slicing import check_state
 from slimmable.spec import SpecError
 from slimmable.state import Array, ModelState, StateError, decode_state
 from slimmable.training import TrainingRule, train
@@ -173,7 +175,7 @@ class Trainer:
 
     def _train(self, command: protocol.TrainCommand) -> protocol.Trained:
         model = self._load_model(command.model, command.options)
-        if model.spec.spec_hash != command.spec_hash:
+        if command.spec_hash not in ("", model.spec.spec_hash):
             raise SpecError(
                 f"model {command.model!r} on this device has width spec"
                 f" {model.spec.spec_hash[:12]}, the task {command.spec_hash[:12]}:"
@@ -181,8 +183,6 @@ class Trainer:
             )
         samples, held = self._load_parts(command)
         pace, meter = Pace(command.factor, self._cancelled), PeakMeter()
-        state = decode_state(command.state)
-        check_state(state, model.spec, command.width)
         steps = command.training.steps
 
         def after_step(done: int) -> None:
@@ -191,12 +191,25 @@ class Trainer:
                 self._send(protocol.Step(done=done, steps=steps))
             pace.keep()
 
-        evaluations = report(command, model, state, samples, held, pace.keep)
-        meter.observe()
-        trained, loss = behave(command, model, state, samples, after_step)
+        def measured(state: ModelState) -> tuple[WidthEvaluation, ...]:
+            found = report(command, model, state, samples, held, pace.keep)
+            meter.observe()
+            return found
+
         upload = _upload(command)
-        payload = self._encoded(command, upload, model, state, trained)
-        pace.keep()
+        if command.payload == WEIGHTS:
+            part, received = PrivatePart(command, model), decode_state(command.state)
+            state = part.joined(received)
+            evaluations = measured(state)
+            trained, loss = behave(command, model, state, samples, after_step)
+            payload = self._encoded(command, upload, part, received, trained)
+            pace.keep()
+            part.keep(trained)
+        else:
+            network = OwnNetwork(command, model)
+            evaluations = measured(network.state)
+            loss, payload = network.learn(samples, after_step)
+            pace.keep()
         return protocol.Trained(
             state=payload,
             loss=loss,
@@ -214,16 +227,16 @@ class Trainer:
         self,
         command: protocol.TrainCommand,
         upload: UpdateEncoding,
-        model: SlimmableModel,
+        part: PrivatePart,
         received: ModelState,
         trained: ModelState,
     ) -> bytes:
         """Return the bytes of the update; what they leave out is kept for the next one."""
         slice_ = (command.spec_hash, command.width)
         found = encode_update(
-            trained,
+            part.sent(trained, received),
             received,
-            model.spec.parameters,
+            part.spec.parameters,
             upload,
             np.random.default_rng((command.seed, 1)),
             keep=command.upload_keep,
@@ -296,7 +309,8 @@ def behave(
     """
     rng = np.random.default_rng(command.seed)
     if command.behaviour == "honest":
-        rule = TrainingRule(**msgspec.structs.asdict(command.training))
+        given = msgspec.structs.asdict(command.training)
+        rule = TrainingRule(**given | {"private": (*given["private"], *command.never_send)})
         correction = decode_state(command.correction) if command.correction else None
         return train(model, state, command.width, samples, rule, rng, after_step, correction)
     if command.behaviour == "free-rider":

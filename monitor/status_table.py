@@ -195,6 +195,8 @@ def _device_data(view: StatusView, device: str) -> dict[str, Any]:
         "contribution": shown.contribution,
         "method": shown.method,
         "confirmed": shown.confirmed,
+        "local_score": shown.local_score,
+        "local_samples": shown.local_samples,
     }
 
 
@@ -258,6 +260,11 @@ def _why(view: StatusView, device: str) -> list[str]:
     if standing is None:
         return [*said, _unheard()]
     said.append(f"{TAKES_PART[standing.participation][1]}: {plain(standing.reason) or 'no reason'}")
+    if standing.local_score is not None:
+        said.append(
+            f"keeps its own network: scores {standing.local_score:.3f} there, on"
+            f" {standing.local_samples} samples that it holds back"
+        )
     delivered = standing.deployed_width or standing.running_width
     for kind, word in WIDTHS.items():
         reason = standing.width_reasons.get(kind, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from broker.envelope import Verifier, parse_public_key
 from broker.mqtt import MqttLink
-from edge_agent.agent import Agent, AgentIdentity, Equipment, last_will
+from edge_agent.agent import Agent, AgentIdentity, Equipment, OwnModel, last_will
 from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
 from edge_agent.profile_cache import ProfileCache
@@ -94,6 +94,12 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         memory_budget=budget,
         behaviour=config.demo.behaviour,
         noise=config.demo.noise,
+        never_send=config.train.never_send if config.train else (),
+        own_model=(
+            OwnModel(config.train.model, config.train.options)
+            if config.train and config.train.model
+            else None
+        ),
     )
     agent = Agent(
         identity,

@@ -111,6 +111,10 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         reader, reader_options: how to read them.
         memory_mb: most memory that training may use; 0 = a share of what is free.
         profile_s: seconds that timing the widths may take, 0 = no limit; some are interpolated.
+        model, options: network of this device's own, trained where the fleet exchanges knowledge
+            instead of weights; "" = the fleet's.
+        never_send: patterns of the network's tensors, such as "fc.*", that never leave this device
+            whatever the server says.
     """
 
     data: str
@@ -118,6 +122,9 @@ class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reader_options: dict[str, Any] = {}
     memory_mb: int = 0
     profile_s: float = 60.0
+    model: str = ""
+    options: dict[str, Any] = {}
+    never_send: tuple[str, ...] = ()
 
 
 class InferSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,6 +277,8 @@ def _check_numbers(config: AgentConfig) -> None:
         raise SettingsError(f"infer.threads = {config.infer.threads} must be at least 1")
     if not 0 < config.infer.telemetry_s < math.inf:
         raise SettingsError(f"infer.telemetry_s = {config.infer.telemetry_s} must be above 0")
+    if config.train and config.train.options and not config.train.model:
+        raise SettingsError("train.options are of a network of the device's own: name train.model")
     if config.train and config.train.memory_mb < 0:
         raise SettingsError(f"train.memory_mb = {config.train.memory_mb} must not be below 0")
     if config.train and not 0 <= config.train.profile_s < math.inf:

@@ -57,6 +57,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         pool=base / config.pool if config.pool else None,
         pool_reader=config.pool_reader,
         pool_options=config.pool_options,
+        exchange=settings.exchange,
     )
     with Journal.open(folder / "journal") as journal:
         blobs = BlobFolder(folder / "blobs")

@@ -22,11 +22,11 @@ CALIBRATION_BATCHES = 8
 BATCH_COUNTER = "num_batches_tracked"  # of torch's batch norms; means nothing after averaging
 
 
-def initial_state(model: SlimmableModel, seed: int) -> ModelState:
-    """Return the freshly initialised full-width state dict."""
+def initial_state(model: SlimmableModel, seed: int, width: float = 1.0) -> ModelState:
+    """Return the freshly initialised state dict of a width."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = model.build(1.0)
+        network = model.build(width)
     return state_of(network, model)
 
 

@@ -21,7 +21,9 @@ from torch import nn
 
 from slimmable.distillation import distance
 from slimmable.evaluation import check_network
+from slimmable.guidance import Guidance
 from slimmable.model import SlimmableModel
+from slimmable.private_parts import private_names
 from slimmable.samples import Samples
 from slimmable.scaler import Scaler
 from slimmable.slicing import check_state
@@ -67,6 +69,7 @@ def train(
     rng: np.random.Generator,
     after_step: Callable[[int], None] = lambda _: None,
     correction: Mapping[str, Array] | None = None,
+    guide: Guidance | None = None,
 ) -> tuple[ModelState, float]:
     """Train the sub-model of ``width`` and return its new state and the mean loss.
 
@@ -85,6 +88,7 @@ def train(
         correction: parameter name -> what is added to its gradient in every step, also outside the
             slices that the step drew (SCAFFOLD: Karimireddy et al., ICML 2020), so that over a
             training it adds up to the same on every coordinate; cut at ``width``.
+        guide: what other devices know, as a part of the loss.
 
     Raises:
         SpecError: the state or the correction is not one of ``width``.
@@ -95,7 +99,9 @@ def train(
     # Layers that draw numbers use torch's global generator, which is put back afterwards; that of
     # a GPU is not, and nobody draws from it who has not seeded it.
     with torch.random.fork_rng(devices=[]):
-        training = Training(model, state, width, samples, rule, rng, correction=correction)
+        training = Training(
+            model, state, width, samples, rule, rng, correction=correction, guide=guide
+        )
         for step in range(rule.steps):
             total += training.step()
             after_step(step + 1)
@@ -119,6 +125,7 @@ class Training:
         rng: np.random.Generator,
         teacher: Teacher | None = None,
         correction: Mapping[str, Array] | None = None,
+        guide: Guidance | None = None,
     ) -> None:
         """Prepare.
 
@@ -132,6 +139,7 @@ class Training:
             teacher: a network that all slices learn from, the widest too; without it the narrower
                 ones learn from the widest, where the rule says so.
             correction: added to every gradient.
+            guide: see `train`.
 
         Raises:
             SpecError: the state or the correction is not one of ``width``.
@@ -155,6 +163,7 @@ class Training:
         self._tensors = {**self._leaves, **fixed}
         # Written out because torch.optim imports the compiler: 1.3 CPU seconds and 50 MB per
         # process.
+        self._private = private_names(model.spec, rule.private)
         self._velocity = {name: torch.zeros_like(leaf) for name, leaf in self._leaves.items()}
         self._start: dict[str, torch.Tensor] = {}
         if rule.proximal:
@@ -170,6 +179,10 @@ class Training:
             offered: SlicedNetwork(model, offered, width, scaler=rule.scaler)
             for offered in self._draw.widths
         }
+        self._guide = guide
+        if guide:
+            for part in self._slices.values():
+                part.watched_by(guide)
 
     def step(self, rate: float | None = None) -> float:
         """Take one gradient step and return the loss, averaged over the widths of the step.
@@ -180,6 +193,7 @@ class Training:
         Raises:
             DivergenceError: the loss is NaN or infinite.
         """
+        self._choose_moving()
         chosen = next(self._batches)
         widths = self._draw.draw(self._rng)
         # A batch at a time: few trainings see a sample so often that moving all of them pays.
@@ -188,9 +202,12 @@ class Training:
         total = 0.0
         for width in widths:
             outputs = self._slices[width].forward(self._tensors, x)
+            told = self._guide.loss(outputs, y) if self._guide else None
             if self._present is not None:
                 outputs = outputs.where(self._present, 0.0)
             loss = self._loss(outputs, y)
+            if told is not None:
+                loss = loss + told
             reached = float(loss.detach())
             if not math.isfinite(reached):
                 raise DivergenceError(
@@ -237,6 +254,13 @@ class Training:
                 raise DivergenceError(f"tensor {name!r} became infinite; lower the learning rate")
         return {**{name: np.array(array) for name, array in self._given.items()}, **trained}
 
+    def _choose_moving(self) -> None:
+        """Let what is private move first and the rest after it, where the rule says so."""
+        if self._rule.private_steps and self._done in (0, self._rule.private_steps):
+            first = self._done == 0
+            for name, leaf in self._leaves.items():
+                leaf.requires_grad_((name in self._private) == first)
+
     def _teacher(
         self, widths: tuple[float, ...], chosen: Array, x: torch.Tensor
     ) -> torch.Tensor | None:
@@ -275,6 +299,10 @@ class SlicedNetwork:
         self._network.to(torch_device())
         names = sorted(set(model.spec.tensors) - model.spec.statistics)
         self._cuts = {name: _cut(model.spec, name, width, outer) for name in names}
+
+    def watched_by(self, guide: Guidance) -> None:
+        """Let a guide see the features of the network."""
+        guide.watch(self._network)
 
     def forward(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Return the outputs for ``x`` with the weights and constants of ``tensors``."""

@@ -70,6 +70,11 @@ class TrainingRule:
             section 3, "masked cross-entropy"). Only classification has classes.
         scaler: whether what a slice's layers give is divided by its width while training; see
             `slimmable.scaler`.
+        private: patterns of the tensors that a device keeps to itself, see
+            `slimmable.private_parts`.
+        private_steps: so many of the steps come first and move only what is private, the others
+            only the rest (FedRep, Collins et al., "Exploiting Shared Representations for
+            Personalized Federated Learning", ICML 2021, algorithm 1); 0 = all move together.
     """
 
     steps: int
@@ -88,6 +93,8 @@ class TrainingRule:
     proximal: float = 0.0
     masked_loss: bool = False
     scaler: bool = False
+    private: tuple[str, ...] = ()
+    private_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use.
@@ -116,6 +123,11 @@ class TrainingRule:
         if not 0 <= self.warm_up < self.steps:
             raise ValueError(
                 f"warm-up of {self.warm_up} steps must be at least 0 and below all {self.steps}"
+            )
+        if self.private_steps and not (self.private and 0 < self.private_steps < self.steps):
+            raise ValueError(
+                f"{self.private_steps} private steps must be from 0 to below all {self.steps}, and"
+                " 0 where nothing is private"
             )
         # Names are taken too, so that a configuration may be handed over as it was read.
         object.__setattr__(self, "rule", WidthRule(self.rule))

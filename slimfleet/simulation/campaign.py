@@ -55,6 +55,7 @@ from slimfleet.simulation.jobs import InProcessJobs
 from slimfleet.simulation.tiers import PLENTY, Tier
 from slimfleet.simulation.virtual_clock import run
 from slimfleet.simulation.workers import Workers, open_workers
+from slimmable.model import load_model
 from slimmable.samples import Samples
 from slimmable.spec import WidthSpec
 from slimmable.state import Array, ModelState, decode_state
@@ -147,6 +148,16 @@ def _check(
                 f" {settings.widths[0]:g} to 1, the range of the training grid"
             )
         _ = device.kind
+        if device.rider and settings.exchange != "weights":
+            raise SimulationError(
+                f"device {device.name!r}: riders forge weights, and none travel with exchange ="
+                f" {settings.exchange!r}; leave riders out"
+            )
+        if device.own_model and settings.exchange == "weights":
+            raise SimulationError(
+                f"device {device.name!r} has a network of its own, and weights are exchanged: set"
+                ' exchange to "prototypes" or "class-scores"'
+            )
         if device.tier:
             device.tier.check()
     if len(set(names)) < len(names):
@@ -211,6 +222,7 @@ class _Fleet:
             fleet=settings.fleet,
             distillation=settings.aggregation.distillation,
             pool=None if pool is None else _written(server, "pool", {"x": pool}),
+            exchange=settings.exchange,
         )
 
     async def play(self, bench: Bench, pool: Workers, progress: Progress) -> Outcome:
@@ -253,7 +265,9 @@ class _Fleet:
         return [
             self._agent(
                 device,
-                SimulatedTrainer(device, data, spec, classes, self._settings.seed, pool),
+                SimulatedTrainer(
+                    device, data, _spec_of(device, spec), classes, self._settings.seed, pool
+                ),
             )
             for device in self._devices
         ]
@@ -273,6 +287,7 @@ class _Fleet:
             emulated="simulated",  # so that no real transfer is timed
             link_bytes_per_s=device.link_bytes_per_s,
             memory_budget=device.memory_budget,
+            own_model=device.own_model,
         )
         equipment = Equipment(
             link=self._link(name, last_will(fleet, name, 1)),
@@ -349,6 +364,12 @@ def _written(folder: Path, name: str, arrays: Mapping[str, Any]) -> Path:
     path = folder / f"{name}-{found.hexdigest()[:16]}.npz"
     np.savez(path, **arrays)
     return path
+
+
+def _spec_of(device: SimulatedDevice, spec: WidthSpec) -> WidthSpec:
+    """Return the spec of the network that a device trains."""
+    own = device.own_model
+    return load_model(own.model, own.options).spec if own else spec
 
 
 async def _trust(_model: Path, _manifest: Path) -> ProbeResult:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from broker.messages import WidthEvaluation
+from edge_agent.agent import OwnModel
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import DataSource, TrainCommand, Trained
 from edge_agent.training_failure import OutOfMemory, expect
@@ -39,6 +40,7 @@ class SimulatedDevice:
         widest: the widest width that it can train.
         rider: a key of `slimfleet.simulation.riders.RIDERS`; "" = honest.
         tier: its machine; None = one that is never in the way.
+        own_model: its network where devices train networks of their own; None = the campaign's.
     """
 
     name: str
@@ -46,6 +48,7 @@ class SimulatedDevice:
     widest: float = 1.0
     rider: str = ""
     tier: Tier | None = None
+    own_model: OwnModel | None = None
 
     @property
     def memory_budget(self) -> int:

@@ -6,6 +6,7 @@ Each combination of a partition, a number of devices and a seed is a cell: one c
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from coordinator.settings import Settings, SettingsError
 from coordinator.settings_checks import check_pool
+from edge_agent.agent import OwnModel
 from slimfleet.config import ConfigError, read_config
 from slimfleet.simulation.devices import SimulatedDevice
 from slimfleet.simulation.errors import SimulationError
@@ -55,6 +57,13 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pool_share: float = 0.0
 
 
+class NetworkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of some devices' own; see `slimmable.model.load_model`."""
+
+    model: str
+    options: dict[str, Any] = {}
+
+
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``experiment.toml``.
 
@@ -63,6 +72,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         devices: how many there are; seeds: of partition, weights, batches and riders.
         widest: widest training widths, dealt to the devices in turn.
         tiers: machines of the devices, dealt in turn; none = machines that are never in the way.
+        networks: that devices train where campaign.exchange is not "weights", dealt in turn; none =
+            all train the campaign's.
         riders: kinds of riders, see `slimfleet.simulation.riders`; the last devices are these.
         campaign: the settings of a server's campaign, without fleet and seed.
         torch_device: that trains and measures, see `slimmable.torch_device`.
@@ -75,6 +86,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seeds: tuple[int, ...] = (0,)
     widest: tuple[float, ...] = (1.0,)
     tiers: tuple[Tier, ...] = ()
+    networks: tuple[NetworkSection, ...] = ()
     riders: tuple[str, ...] = ()
     torch_device: str = CPU
 
@@ -175,6 +187,13 @@ def settings_of(experiment: Experiment, cell: Cell) -> Settings:
             raise SettingsError(
                 f"widest: {width:g} must be from {settings.widths[0]:g} to 1, the training grid"
             )
+    if settings.exchange != "weights" and experiment.riders:
+        raise SettingsError("riders forge weights, and with campaign.exchange none travel")
+    if settings.exchange == "weights" and experiment.networks:
+        raise SettingsError(
+            "networks: devices have networks of their own only where knowledge is exchanged; set"
+            ' campaign.exchange to "prototypes" or "class-scores"'
+        )
     if settings.rounds.quorum > cell.devices:
         raise SettingsError(
             f"campaign.rounds.quorum = {settings.rounds.quorum} with {cell.devices} devices: no"
@@ -197,6 +216,8 @@ def fingerprint(experiment: Experiment, cell: Cell) -> str:
         del given["tiers"]
     if not experiment.data.pool_share:  # results from before there was one stay valid
         del given["data"]["pool_share"]
+    if not experiment.networks:
+        del given["networks"]
     text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -246,6 +267,7 @@ def deal(experiment: Experiment, cell: Cell, samples: Samples, test: Samples) ->
                 widest=experiment.widest[number % len(experiment.widest)],
                 rider="" if number < honest else experiment.riders[number - honest],
                 tier=tier_of(experiment.tiers, number),
+                own_model=_network_of(experiment.networks, number),
             )
             for number, part in enumerate(parts)
         ),
@@ -253,6 +275,13 @@ def deal(experiment: Experiment, cell: Cell, samples: Samples, test: Samples) ->
         test,
         pool,
     )
+
+
+def _network_of(networks: Sequence[NetworkSection], number: int) -> OwnModel | None:
+    if not networks:
+        return None
+    chosen = networks[number % len(networks)]
+    return OwnModel(chosen.model, chosen.options)
 
 
 def _of(samples: Samples, recordings: Array, part: Array) -> Samples:

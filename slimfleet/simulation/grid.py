@@ -19,7 +19,8 @@ from edge_agent.trainer_process import MALLOC_SETTINGS
 from edge_agent.training_failure import describe_exit
 from journal.disk import make_folder
 from slimfleet.config import ConfigError
-from slimfleet.simulation.cell import CellResult, Order, Said
+from slimfleet.simulation.cell import Order, Said
+from slimfleet.simulation.cell_result import CellResult
 from slimfleet.simulation.errors import SimulationError
 from slimfleet.simulation.experiment import (
     CPU,

@@ -174,7 +174,7 @@ def _round(
     return RoundResult(
         round=event.round,
         score=event.curve[-1].score,
-        updates=len(event.contributions),
+        updates=sum(task.outcome == COUNTED for task in tasks),
         uploaded_bytes=sum(task.uploaded_bytes for task in tasks),
         evaluations=event.coalitions,
         seconds=event.seconds,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from slimfleet.simulation.cell import CellResult
+from slimfleet.simulation.cell_result import CellResult
 from slimfleet.simulation.experiment import Cell
 
 Results = Mapping[Cell, CellResult]

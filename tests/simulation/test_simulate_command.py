@@ -254,3 +254,60 @@ def test_bad_input_is_one_line_and_its_own_exit_code(folder, capsys, old, new, w
     assert simulate(folder, "--workers", "1") == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert why in line
+
+
+def test_devices_that_keep_their_own_have_local_scores_and_earn_no_width(folder):
+    changed(folder, "coalitions = 4", 'evaluator = "devices"')
+    text = (folder / "experiment.toml").read_text()
+    text = text.replace("learning_rate = 0.1 }", 'learning_rate = 0.1, private = ["layer.1.*"] }')
+    (folder / "experiment.toml").write_text(text)
+    assert simulate(folder) == 0
+    devices = rows(folder / "out" / "devices.csv")
+    assert {row["width"] for row in devices} == {"0.0"}
+    assert {row["test_score"] for row in devices} == {""}
+    assert all(0 <= float(row["local"]) <= 1 for row in devices if not row["rider"])
+    assert "local accuracy" in (folder / "out" / "report.html").read_text()
+
+
+UNLIKE = """
+[[networks]]
+model = "mlp"
+options = { input_shape = [6], classes = ["a", "b", "c"], hidden = [12, 16] }
+
+[[networks]]
+model = "mlp"
+options = { input_shape = [6], classes = ["a", "b", "c"], hidden = [16] }
+"""
+
+
+def of_unlike_networks(folder, exchange):
+    text = EXPERIMENT.replace('riders = ["zero"]', "").replace(
+        "coalitions = 4", 'evaluator = "devices"'
+    )
+    text = text.replace("widest = [1.0, 0.5]", "").replace(
+        "widths = [0.5, 1.0]", f'widths = [1.0]\nexchange = "{exchange}"'
+    )
+    (folder / "experiment.toml").write_text(text + UNLIKE)
+
+
+def test_networks_of_unlike_architectures_are_dealt_in_turn(folder):
+    of_unlike_networks(folder, "prototypes")
+    assert simulate(folder) == 0
+    devices = rows(folder / "out" / "devices.csv")
+    assert {row["network"] for row in devices} == {"mlp"}
+    assert all(0 <= float(row["local"]) <= 1 for row in devices)
+    assert {row["score_name"] for row in [json.loads(p.read_text()) for p in results(folder)]} == {
+        "local accuracy"
+    }
+    largest = max(int(row["uploaded_bytes"]) for row in rows(folder / "out" / "rounds.csv"))
+    assert largest < 3 * (4 * 3 * 16 + 300)  # three devices, a row of 16 numbers for three classes
+
+
+def results(folder):
+    return sorted((folder / "out").rglob("*devices_seed*.json"))
+
+
+def test_networks_where_weights_are_exchanged_are_refused(folder, capsys):
+    of_unlike_networks(folder, "weights")
+    assert simulate(folder) != 0
+    assert "devices have networks of their own only where knowledge is" in capsys.readouterr().err

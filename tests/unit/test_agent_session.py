@@ -379,6 +379,16 @@ def test_an_older_task_does_not_disturb_the_one_under_way(ready):
     assert hear(ready, task(1)) == []
 
 
+def test_a_task_that_holds_what_the_agent_does_not_know_is_declined_with_the_word_for_it(ready):
+    (said,) = hear(ready, msgspec.structs.replace(task(1), payload="invented-later"))
+    assert said.message.stage is Stage.DECLINED
+    assert said.message.reason is DropReason.DECLINED
+    assert "'invented-later', which this agent does not know" in said.message.detail
+    for number, known in enumerate(("state-dict", "prototypes", "class-scores"), start=2):
+        actions = hear(ready, msgspec.structs.replace(task(number), payload=known))
+        assert isinstance(actions[-1], FetchWeights)
+
+
 def test_a_device_that_cannot_train_declines_every_time_it_is_asked():
     session = new_session(can_train=False)
     hear(session, SERVER)

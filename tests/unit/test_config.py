@@ -116,6 +116,15 @@ def test_an_agent_is_read(agent):
     assert config.demo.behaviour == "honest"
 
 
+def test_an_agent_may_name_a_network_of_its_own_and_parts_that_it_never_sends(agent):
+    own = ('data = "own.npz"', 'data = "own.npz"\nmodel = "mlp"\noptions.hidden = [8]')
+    config = agent(own, ("[train]", '[train]\nnever_send = ["head.*"]'))
+    assert (config.train.model, config.train.options) == ("mlp", {"hidden": [8]})
+    assert config.train.never_send == ("head.*",)
+    with pytest.raises(ConfigError, match=r"name train\.model"):
+        agent(('data = "own.npz"', 'data = "own.npz"\noptions.hidden = [8]'))
+
+
 def test_an_agent_that_only_infers_has_no_training_section(agent):
     assert agent(("[train]\n", ""), ('data = "own.npz"\n', "")).train is None
 

@@ -179,6 +179,8 @@ def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
         "contribution": 0.125,
         "method": "permutation-shapley",
         "confirmed": "",
+        "local_score": None,
+        "local_samples": 0,
     }
 
 
