@@ -419,9 +419,10 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
         model, options, spec_hash: which network; built from code already on the device.
         weights: blob with the slice of this width.
         key: 32 bytes that open the blob; only in the tasks of entitled devices.
-        payload, encoding: what the blob holds and how: "state-dict", the slice; or "prototypes" or
-            "class-scores", what the devices know of each class, for a network of the device's own.
-            An agent that does not know the payload declines.
+        payload, encoding: what the blob holds and how: "state-dict", the slice; or "prototypes",
+            "class-scores" or "public-scores", what the devices know of each class or of each public
+            sample, for a network of the device's own. An agent that does not know the payload
+            declines.
         training: hyper-parameters.
         budget_s: seconds from receipt until the update must have arrived.
         seed: for batch order and width draws.
@@ -434,6 +435,9 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
             without, and its update does not say `corrected`.
         start_seed: of the values that private parts, and networks of a device's own, start with.
         knowledge_weight: how strongly the device's network is drawn to what the others know.
+        public: of "public-scores", blob with the inputs that all devices score, the same in every
+            round; public_key opens it. digest_steps: how many steps the device trains towards what
+            the devices know of them, before its own data.
     """
 
     round: int
@@ -455,6 +459,9 @@ class Task(Message, frozen=True, kw_only=True, omit_defaults=True):
     correction_key: bytes = b""
     start_seed: int = 0
     knowledge_weight: float = 0.0
+    public: BlobReference | None = None
+    public_key: bytes = b""
+    digest_steps: int = 0
 
 
 class Verdict(StrEnum):

@@ -25,9 +25,10 @@ class Bench:
         grid: training widths; ladder: reward widths.
         seed: of the campaign.
         fleet: its name, which is written into exported files.
-        distillation: what the aggregate is taught; pool: file of unlabelled samples for that, None
-            where validation recordings are set aside; pool_reader, pool_options: how to read it.
-        exchange: see `coordinator.settings.Settings`.
+        distillation: what the aggregate is taught; pool: file of unlabelled samples for that or
+            for all devices to score, None where validation recordings are set aside; pool_reader,
+            pool_options: how to read it.
+        exchange: see `coordinator.settings.Settings`; public_samples: `Knowledge.samples` of it.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Bench:
     pool_reader: str = "npz"
     pool_options: Mapping[str, Any] = field(default_factory=dict)
     exchange: str = "weights"
+    public_samples: int = 0
 
 
 @dataclass(frozen=True)

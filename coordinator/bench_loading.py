@@ -27,7 +27,7 @@ class ServerData:
 
     Attributes:
         validation: what measures; None where devices measure.
-        pool: (N, ...) inputs to distil with; None without distillation.
+        pool: (N, ...) inputs to distil with, or for all devices to score; None without either.
         judges: tell when to stop distilling; None where nothing is set aside.
     """
 
@@ -86,11 +86,11 @@ def _read(
     pool_options: str,
 ) -> ServerData:
     samples = read_samples(path, reader, json.loads(options)) if path else None
-    if set_aside is None:
-        return ServerData(Validation.of(samples) if samples else None)
     pool = judges = None
     if pool_path:
         pool = read_samples(pool_path, pool_reader, json.loads(pool_options)).x
+    if set_aside is None:
+        return ServerData(Validation.of(samples) if samples else None, pool)
     if samples and set_aside:
         samples, judges = _set_aside(samples, set_aside)
         if pool is None:

@@ -63,7 +63,14 @@ class SharedCorrection:
     window: Window = PREFIX
 
 
-Shared = SharedWeights | SharedRelease | SharedCorrection
+@dataclass(frozen=True)
+class SharedPublic:
+    """The inputs that all devices score must be on the broker."""
+
+    digest: str
+
+
+Shared = SharedWeights | SharedRelease | SharedCorrection | SharedPublic
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,13 @@ def job(state: Campaign) -> Job | None:
 def needed_blobs(state: Campaign) -> set[str]:
     """Return the digests in the blob folder that may still be read; all others can go.
 
-    That is the weights in use, what the server's optimiser and control variates remember, weights
+    That is the weights in use, public inputs, what optimiser and control variates remember, weights
     to compare with, the updates that are not measured yet, the weights that late ones are or were
     trained on, and the ONNX files that some device shall run or may be sent back to.
     """
     needed = {
         state.weights,
+        state.public,
         state.optimiser,
         state.variates,
         *state.own_variates.values(),
@@ -162,6 +170,8 @@ def shared(state: Campaign) -> set[Shared]:
     """Return the blobs that must be on the broker now."""
     wanted: set[Shared] = set()
     current = state.round
+    if state.public and not state.stopped:  # between rounds too: whoever has them asks no more
+        wanted.add(SharedPublic(state.public))
     if current and current.closed is None:
         wanted |= {
             SharedWeights(current.number, width, current.opened.base, current.opened.window)

@@ -117,6 +117,7 @@ def _initialised(state: Campaign, event: e.ModelInitialised, at: float) -> Campa
         state,
         weights=event.digest,
         best=event.digest,
+        public=event.public,
         untrained=event.score,
         phase=Phase.GATHERING,
         since=at,

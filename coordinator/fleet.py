@@ -239,6 +239,7 @@ class Campaign:
             have been trained on.
         owed: device -> its task of a closed round whose update may still come.
         late: updates that came after their round, for the next aggregate.
+        public: digest of the inputs that all devices score, or "".
         measured: digest of the newest weights with a measured score, which are those that are
             released; measured_round: whose they are.
         reports: where devices measure: digest of the weights measured last, of the best and of
@@ -282,6 +283,7 @@ class Campaign:
     optimiser: str = ""
     variates: str = ""
     own_variates: dict[str, str] = field(default_factory=dict)
+    public: str = ""
     measured: str = ""
     measured_round: int = 0
     reports: dict[str, Reports] = field(default_factory=dict)

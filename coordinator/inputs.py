@@ -164,10 +164,11 @@ class MessageForged:
 
 @dataclass(frozen=True)
 class Initialised:
-    """The initial weights exist and were measured."""
+    """The initial weights exist and were measured; public inputs too, where devices score such."""
 
     digest: str
     score: float
+    public: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class JobRunner(Protocol):
     async def describe(self, bench: Bench) -> bytes:
         """See `coordinator.work.describe`."""
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """See `coordinator.work.initialise`."""
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
@@ -75,9 +75,9 @@ class ProcessJobs:
         spec: bytes = await self._run("rounds", "describe", bench)
         return spec
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """Run `coordinator.work.initialise` in the rounds process."""
-        result: tuple[str, float] = await self._run("rounds", "initialise", bench)
+        result: tuple[str, float, str] = await self._run("rounds", "initialise", bench)
         return result
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:

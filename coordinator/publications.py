@@ -19,7 +19,14 @@ from broker.topics import (
     Topic,
 )
 from coordinator.capacity import deployed_width, granted_width
-from coordinator.duties import Share, Shared, SharedRelease, SharedWeights, correction_due
+from coordinator.duties import (
+    Share,
+    Shared,
+    SharedPublic,
+    SharedRelease,
+    SharedWeights,
+    correction_due,
+)
 from coordinator.entitlement import training_width
 from coordinator.fleet import (
     OWN_NETWORKS,
@@ -184,6 +191,9 @@ def _task(
         correction = shares.get(due)
         if correction is None:
             return None
+    public = shares.get(SharedPublic(state.public)) if state.public else None
+    if state.public and public is None:
+        return None
     return m.Task(
         round=opened.round,
         width=mine.task.width,
@@ -204,6 +214,9 @@ def _task(
         start_seed=settings.seed if settings.keeps_own else 0,
         payload="state-dict" if settings.exchange == "weights" else settings.exchange,
         knowledge_weight=0.0 if settings.exchange == "weights" else settings.knowledge.weight,
+        public=public.reference if public else None,
+        public_key=public.key if public else b"",
+        digest_steps=settings.digest_steps,
     )
 
 

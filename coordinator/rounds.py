@@ -220,7 +220,7 @@ def _forged(state: Campaign, given: i.MessageForged, now: float) -> list[e.AnyEv
 def _initialised(state: Campaign, given: i.Initialised, now: float) -> list[e.AnyEvent]:
     if state.phase is not Phase.INITIALISING:
         return []
-    return [e.ModelInitialised(digest=given.digest, score=given.score)]
+    return [e.ModelInitialised(digest=given.digest, score=given.score, public=given.public)]
 
 
 def _scored(state: Campaign, given: i.Scored, now: float) -> list[e.AnyEvent]:

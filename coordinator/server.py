@@ -388,9 +388,9 @@ class Coordinator:
         jobs, bench, state = self._desk.jobs, self._bench, self.state
         match due:
             case Initialise():
-                digest, score = await jobs.initialise(bench)
+                made = await jobs.initialise(bench)
                 jobs.warm(bench)
-                return i.Initialised(digest, score)
+                return i.Initialised(*made)
             case Score(number):
                 jobs.warm(bench)
                 return i.Scored(number, await jobs.score(bench, score_job(state)))

@@ -252,9 +252,14 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         weight: how strongly a network is drawn to what the others know (lambda of FedProto).
+        digest_steps: of "public-scores", steps of a round towards the consensus, before those on
+            the device's own data.
+        samples: of "public-scores", so many samples of the pool are public, the first; 0 = all.
     """
 
     weight: float = 1.0
+    digest_steps: int = 16
+    samples: int = 0
 
 
 class Contributions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -369,7 +374,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         widths: the training grid.
         exchange: what travels. "weights"; or each device trains a network of its own, of whatever
             architecture, and tells the mean features ("prototypes", FedProto) or the mean scores
-            ("class-scores", FedDistill) of each class.
+            ("class-scores", FedDistill) of each class, or its scores of each public sample
+            ("public-scores", FedMD).
         weighting: of updates in the aggregate. "uniform" because the number of samples is only
             the device's own claim; "samples" is FedAvg's rule.
         secure_aggregation: not offered together with contributions; see `check`.
@@ -384,7 +390,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     options: dict[str, Any] = {}
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     seed: int = 0
-    exchange: Literal["weights", "prototypes", "class-scores"] = "weights"
+    exchange: Literal["weights", "prototypes", "class-scores", "public-scores"] = "weights"
     weighting: Literal["uniform", "samples"] = "uniform"
     secure_aggregation: bool = False
     labels: dict[str, dict[str, str]] = {}
@@ -405,6 +411,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def keeps_own(self) -> bool:
         """Whether each device has a network of its own, which the server cannot know."""
         return bool(self.training.private) or self.exchange != "weights"
+
+    @property
+    def digest_steps(self) -> int:
+        """Steps that a device takes towards the consensus before it trains on its own data."""
+        return self.knowledge.digest_steps if self.exchange == "public-scores" else 0
 
     def check(self) -> "Settings":
         """Return self if the settings make sense together.

@@ -27,6 +27,7 @@ POSITIVE = (
     "training.batch_size",
     "training.learning_rate",
     "training.round_decay",
+    "knowledge.digest_steps",
     "presence.heartbeat_s",
     "contributions.coalitions",
     "telemetry_days",
@@ -66,6 +67,7 @@ NOT_NEGATIVE = (
     "rounds.release_every",
     "rounds.retry_s",
     "knowledge.weight",
+    "knowledge.samples",
     "rewards.cutoff",
     "rewards.proof",
     "rewards.sharing",
@@ -300,7 +302,7 @@ def _check_control(settings: "Settings") -> None:
 
 
 def check_pool(settings: "Settings", *, pool: bool) -> None:
-    """Refuse a distillation that has nothing to teach with, and a pool that nobody needs.
+    """Refuse what has no recordings to learn from, and a pool that nobody needs.
 
     Args:
         settings: of the campaign.
@@ -310,6 +312,13 @@ def check_pool(settings: "Settings", *, pool: bool) -> None:
         SettingsError: the message says what to add or to remove.
     """
     how = settings.aggregation.distillation
+    if settings.exchange == "public-scores":
+        if not pool:
+            raise SettingsError(
+                'exchange = "public-scores" needs public recordings that all devices score: name a'
+                " pool of unlabelled ones, outside [campaign] (data.pool_share in an experiment)"
+            )
+        return
     if how.rule == "none":
         if pool:
             raise SettingsError(

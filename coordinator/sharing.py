@@ -9,7 +9,7 @@ from broker.link import Link
 from broker.messages import BlobReference, ModelManifest
 from broker.transfer import BlobPublisher, shared_topics
 from coordinator.aggregation.control_variates import correction, mean_variate, unpacked
-from coordinator.duties import Share, Shared, SharedCorrection, SharedWeights, shared
+from coordinator.duties import Share, Shared, SharedCorrection, SharedPublic, SharedWeights, shared
 from coordinator.fleet import Campaign
 from coordinator.inputs import BlobPublished
 from coordinator.settings import Settings
@@ -42,6 +42,8 @@ class Sealer:
 
     def seal(self, state: Campaign, blob: Shared) -> tuple[bytes, Share]:
         """Return the ciphertext of a blob, and what opens it."""
+        if isinstance(blob, SharedPublic):
+            return self._seal_bytes(self._blobs.get(blob.digest), *purpose_of(state, blob))
         if isinstance(blob, SharedWeights) and self._settings.exchange != "weights":
             return self._seal_bytes(self._blobs.get(blob.base), *purpose_of(state, blob))
         if isinstance(blob, SharedWeights):
@@ -76,6 +78,8 @@ def purpose_of(state: Campaign, blob: Shared) -> tuple[str, float]:
         return f"round-{blob.round}", blob.width
     if isinstance(blob, SharedCorrection):
         return f"correction-{blob.round}", blob.width
+    if isinstance(blob, SharedPublic):
+        return "public", 1.0
     manifest = state.releases[blob.digest][0].manifest
     return f"release-{manifest.round}", manifest.width
 

@@ -166,7 +166,7 @@ class _Fit:
 
     def seconds(self, steps: int) -> float:
         """Return the seconds of a round with so many steps."""
-        return predict_round(self.cost, steps, *self.transfers)
+        return predict_round(self.cost, steps + self.settings.digest_steps, *self.transfers)
 
     def lacks_memory(self) -> str:
         """Return how much memory is missing, or ""."""
@@ -194,6 +194,7 @@ class _Fit:
     def affordable_steps(self) -> int:
         """Return how many steps fit the deadline; 0 where they are too few, or memory is."""
         steps = steps_within(self.cost, allowed_s(self.settings), *self.transfers)
+        steps -= self.settings.digest_steps
         fits = not self.lacks_memory() and steps >= self.settings.width_policy.least_steps
         return min(steps, ordinary_steps(self.settings, self.profile)) if fits else 0
 

@@ -12,12 +12,13 @@ import numpy as np
 from coordinator.assessment import assess
 from coordinator.bench import Bench
 from coordinator.bench_loading import load_bench_model, load_server_data, load_validation
-from coordinator.knowledge_round import nothing_told
+from coordinator.knowledge_round import nothing_told, public_bytes
 from coordinator.release_files import export_widths, warm_templates
 from coordinator.scoring import score_round
 from coordinator.untrained import untrained
 from journal.blobs import BlobFolder
 from slimmable.evaluation import initial_state
+from slimmable.guidance import PUBLIC_SCORES
 from slimmable.model import ModelError, SlimmableModel
 from slimmable.model_check import check_model
 from slimmable.samples import SamplesError
@@ -32,6 +33,8 @@ def describe(bench: Bench) -> bytes:
         model.task.check_targets(validation.samples.y)
     elif bench.exchange == "weights":
         _check_without_data(model)
+    if bench.exchange != "weights":
+        nothing_told(bench)  # whether the network, and public inputs, fit the exchange
     if bench.distillation.rule != "none":
         _check_distillation(bench, model)
     check_model(model, sorted({*bench.grid, *bench.ladder}))
@@ -81,20 +84,24 @@ def _check_distillation(bench: Bench, model: SlimmableModel) -> None:
         )
 
 
-def initialise(bench: Bench) -> tuple[str, float]:
-    """Make the initial weights; returns their digest and their score at full width.
+def initialise(bench: Bench) -> tuple[str, float, str]:
+    """Make the initial weights, and public inputs where devices score such.
 
-    Without validation data the score is 0: devices tell it in the first round.
+    Returns:
+        The digest of the weights, their score at full width and the digest of the public inputs,
+        "" without. Without validation data the score is 0: devices tell it in the first round.
     """
     model, validation = load_bench_model(bench), load_validation(bench)
     if bench.exchange != "weights":
-        return BlobFolder(bench.blobs, owner=False).put(nothing_told(bench)), 0.0
+        blobs = BlobFolder(bench.blobs, owner=False)
+        public = blobs.put(public_bytes(bench)) if bench.exchange == PUBLIC_SCORES else ""
+        return blobs.put(nothing_told(bench)), 0.0, public
     state = initial_state(model, bench.seed)
     score = float(untrained(bench).scores[1.0].mean()) if validation else 0.0
     if not np.isfinite(score):
         raise ValueError(f"the untrained model scores {score}: check the scale of its inputs")
     digest = BlobFolder(bench.blobs, owner=False).put(encode_state(state))
-    return digest, score
+    return digest, score, ""
 
 
 # By their names, as the server's process asks for them: it cannot import them itself.

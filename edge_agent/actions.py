@@ -22,7 +22,7 @@ class MakeProfile:
 
 @dataclass(frozen=True)
 class FetchWeights:
-    """Fetch, check and decrypt the weights of a task, and its correction where it has one."""
+    """Fetch, check and decrypt the weights of a task, and what else it names."""
 
     task: m.Task
     timeout_s: float
@@ -34,12 +34,14 @@ class Train:
 
     Attributes:
         correction: what is added to every gradient; b"" = nothing.
+        public: file with the inputs that all devices score; "" = none.
     """
 
     task: m.Task
     weights: bytes
     timeout_s: float
     correction: bytes = b""
+    public: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import psutil
 
 from broker import messages as m
 from broker.background import BackgroundTasks
-from broker.blobs import digest_of, reference, unseal
+from broker.blobs import check_reference, digest_of, reference, unseal
 from broker.codec import decode_on, encode, expires_after_s, is_retained
 from broker.errors import BlobError, DecodeError, LinkError
 from broker.link import Connected, Disconnected, Link, Received, Will
@@ -38,6 +38,7 @@ from edge_agent import actions as a
 from edge_agent import inputs as i
 from edge_agent.outbox import Outbox
 from edge_agent.profile_message import to_message
+from edge_agent.public_inputs import PublicInputs
 from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import WEIGHTS, Trained
@@ -63,6 +64,7 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Telemetry: DeviceSays.TELEMETRY,
 }
 KEPT = "kept"  # folder of what the device keeps to itself
+PUBLIC = "public"  # folder of the inputs that all devices score
 TICK_S = 0.5
 GOODBYE_S = 2.0
 CONDITION_S = 30.0
@@ -198,6 +200,8 @@ class Agent:
         self._session = equipment.session
         self._fetcher = BlobFetcher(equipment.link, equipment.folder / "downloads")
         self._publisher = BlobPublisher()
+        self._public = PublicInputs(equipment.folder / PUBLIC)
+        self._fetching_public = asyncio.Lock()
         self._seq = 0
         self._latest = LatestOnly()
         self._background = BackgroundTasks(self._link)
@@ -402,7 +406,7 @@ class Agent:
 
     async def _fetch_weights(self, action: a.FetchWeights) -> None:
         task = action.task
-        size, correction = task.weights.size, b""
+        size, correction, public = task.weights.size, b"", ""
         try:
             data, seconds = await self._download(task.weights, task.key, action.timeout_s)
             if task.correction is not None:
@@ -410,10 +414,33 @@ class Agent:
                     task.correction, task.correction_key, action.timeout_s
                 )
                 size, seconds = size + task.correction.size, seconds + more
+            if task.public is not None:
+                public, received, more = await self._public_inputs(
+                    task.public, task.public_key, action.timeout_s
+                )
+                size, seconds = size + received, seconds + more
         except BlobError as error:
             self._handle(i.TaskBroke(task.round, m.DropReason.BAD_BYTES, str(error)))
             return
-        self._handle(i.WeightsArrived(task.round, data, size, seconds, correction))
+        except OSError as error:  # a full disk among them
+            why = f"the public inputs cannot be kept: {error}"
+            self._handle(i.TaskBroke(task.round, m.DropReason.TRAINING_FAILED, why))
+            return
+        self._handle(i.WeightsArrived(task.round, data, size, seconds, correction, public))
+
+    async def _public_inputs(
+        self, reference: m.BlobReference, key: bytes, timeout_s: float
+    ) -> tuple[str, int, float]:
+        """Return the file of the public inputs, and the bytes and seconds that fetching took."""
+        check_reference(reference)  # a digest from the network becomes the name of a file
+        # What a cancelled task still lets go of must be gone before the next one asks for it.
+        async with self._fetching_public:
+            path = await asyncio.to_thread(self._public.find, reference.plaintext)
+            if path:
+                return str(path), 0, 0.0
+            data, seconds = await self._download(reference, key, timeout_s)
+            path = await asyncio.to_thread(self._public.keep, data)
+            return str(path), reference.size, seconds
 
     async def _download(
         self, reference: m.BlobReference, key: bytes, timeout_s: float
@@ -454,6 +481,8 @@ class Agent:
             kept=str(self._gear.folder / KEPT),
             payload=task.payload,
             knowledge_weight=task.knowledge_weight,
+            public=action.public,
+            digest_steps=task.digest_steps,
         )
         try:
             done = await trainer.train(request, action.timeout_s)

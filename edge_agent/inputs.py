@@ -41,13 +41,18 @@ class ConditionRead:
 
 @dataclass(frozen=True)
 class WeightsArrived:
-    """The weights of a task are here, decrypted and checked, and its correction if it has one."""
+    """The weights of a task are here, decrypted and checked, and what else it names.
+
+    Attributes:
+        public: file with the inputs that all devices score; "" = none.
+    """
 
     round: int
     data: bytes
     downloaded_bytes: int
     download_s: float
     correction: bytes = b""
+    public: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ DEFAULT_BLOCK_SIZE = 65536
 SMALLEST_BLOCK = 1024
 SEND_AGAIN_S = 15.0  # without a receipt after a reconnect: the broker may have forgotten the blocks
 TRY_AGAIN = "try-again"
-PAYLOADS = frozenset({"state-dict", "prototypes", "class-scores"})  # that it can work on
+# That it can work on.
+PAYLOADS = frozenset({"state-dict", "prototypes", "class-scores", "public-scores"})
 
 
 @dataclass(frozen=True)
@@ -374,6 +375,7 @@ class AgentSession:
                 given.data,
                 PATIENCE * max(1.0, work.deadline - now) + GRACE_S,
                 given.correction,
+                given.public,
             ),
         ]
 

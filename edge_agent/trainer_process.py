@@ -85,6 +85,8 @@ class TrainRequest:
     kept: str = ""
     payload: str = "state-dict"
     knowledge_weight: float = 0.0
+    public: str = ""
+    digest_steps: int = 0
 
 
 class TrainerProcess:
@@ -187,11 +189,14 @@ class TrainerProcess:
             evaluate=request.evaluate,
             upload=request.upload,
             upload_keep=request.upload_keep,
+            correction=request.correction,
             start_seed=request.start_seed,
             never_send=request.never_send,
             kept=request.kept,
             payload=request.payload,
             knowledge_weight=request.knowledge_weight,
+            public=request.public,
+            digest_steps=request.digest_steps,
         )
         listener = _TrainingListener(request.width, on_step)
         trained = expect(

@@ -92,6 +92,8 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         payload: what ``state`` is, see `broker.messages.Task`; with anything but "state-dict" the
             model is the device's own network.
         knowledge_weight: how strongly it is drawn to what the others know.
+        public: of "public-scores", file with the inputs that all devices score; digest_steps: how
+            many steps it is trained towards what they know of these, before its own data.
     """
 
     model: str
@@ -114,6 +116,8 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     kept: str = ""
     payload: str = "state-dict"
     knowledge_weight: float = 0.0
+    public: str = ""
+    digest_steps: int = 0
 
 
 class Cancel(_Tagged, frozen=True, kw_only=True):

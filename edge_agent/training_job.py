@@ -207,6 +207,7 @@ class Trainer:
             part.keep(trained)
         else:
             network = OwnNetwork(command, model)
+            steps = network.steps
             evaluations = measured(network.state)
             loss, payload = network.learn(samples, after_step)
             pace.keep()

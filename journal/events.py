@@ -80,10 +80,12 @@ class ModelInitialised(Event, frozen=True, kw_only=True, tag="model-initialised"
         digest: of the full-width state dict in the blob folder.
         score: at full width on the measurement half of the validation data (a_0); 0 where devices
             measure: the first round that they report on tells.
+        public: digest of the public inputs in the blob folder, where devices score such.
     """
 
     digest: str
     score: float
+    public: str = ""
 
 
 class DeviceBorn(Event, frozen=True, kw_only=True, tag="device-born"):
@@ -328,7 +330,8 @@ class BlobShared(Event, frozen=True, kw_only=True, tag="blob-shared"):
     """A blob that several devices may open was published, once for all of them.
 
     Attributes:
-        purpose: "round-7", "correction-7" or "release-3"; width: of the weights or the ONNX file.
+        purpose: "round-7", "correction-7", "release-3" or "public"; width: of the weights or the
+            ONNX file.
         size: bytes of its blocks.
         device: that it is for, where it is for one.
     """

@@ -83,7 +83,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         validation: samples that the server judges with; no device trains on them. Left out where
             devices measure (campaign.contributions.evaluator = "devices").
         reader, reader_options: how to read them, see `slimmable.readers`.
-        pool: samples that the aggregate is distilled with; labels are not looked at.
+        pool: samples that the aggregate is distilled with, or that all devices score; labels are
+            not looked at.
         pool_reader, pool_options: how to read them.
         measuring_threads: cores that measure models at a time.
         name: the server's user name at the broker.

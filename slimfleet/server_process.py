@@ -58,6 +58,7 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         pool_reader=config.pool_reader,
         pool_options=config.pool_options,
         exchange=settings.exchange,
+        public_samples=settings.knowledge.samples,
     )
     with Journal.open(folder / "journal") as journal:
         blobs = BlobFolder(folder / "blobs")

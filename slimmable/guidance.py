@@ -16,7 +16,7 @@ from slimmable.state import Array
 from slimmable.task import TaskKind
 from slimmable.torch_device import on_torch_device, torch_device
 
-PROTOTYPES, CLASS_SCORES = "prototypes", "class-scores"
+PROTOTYPES, CLASS_SCORES, PUBLIC_SCORES = "prototypes", "class-scores", "public-scores"
 
 
 class FeatureTap:
@@ -99,7 +99,7 @@ def row_size(model: SlimmableModel, exchange: str) -> int:
             f"model {model.name!r} is for {model.task.kind}: what is exchanged here is known of"
             " classes, so it must be a classifier"
         )
-    if exchange == CLASS_SCORES:
+    if exchange != PROTOTYPES:
         return len(model.task.classes)
     network, tap = model.build(1.0).eval(), FeatureTap()
     tap.watch(network)
@@ -109,19 +109,25 @@ def row_size(model: SlimmableModel, exchange: str) -> int:
 
 
 def what_it_says(
-    model: SlimmableModel, state: Mapping[str, Array], x: Array, exchange: str
+    model: SlimmableModel,
+    state: Mapping[str, Array],
+    x: Array,
+    exchange: str,
+    calibrated_on: Array | None = None,
 ) -> Array:
     """Return (N, D) features or scores of samples, by a network at full width.
 
     Args:
         model: the network.
-        state: its full state dict; statistics are calibrated on ``x``.
+        state: its full state dict.
         x: (N, ...) inputs.
-        exchange: `PROTOTYPES` for features, `CLASS_SCORES` for scores.
+        exchange: `PROTOTYPES` for features, else scores.
+        calibrated_on: inputs that running statistics are estimated on; without them, ``x``.
     """
-    filled = {**state, **calibrate(model, 1.0, state, x)}
+    known = x if calibrated_on is None else calibrated_on
+    filled = {**state, **calibrate(model, 1.0, state, known)}
     network = load_network(model, 1.0, filled).to(torch_device())
-    if exchange == CLASS_SCORES:
+    if exchange != PROTOTYPES:
         return network_outputs(network, x)
     watched = _Features(network)
     return network_outputs(watched, x)

@@ -5,6 +5,9 @@ is a class, and its numbers are a mean over the samples of that class: of the fe
 FedProto: Tan et al., AAAI 2022) or of the scores (FedDistill: Jeong et al.,
 "Communication-Efficient On-Device Machine Learning", 2018). Whoever has no sample of a class says
 nothing of it: its count is 0, and so are its numbers.
+
+Or a row is one public sample, which all have, and its numbers are the scores of it (FedMD: Li and
+Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", 2019).
 """
 
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ import numpy as np
 from slimmable.state import Array, ModelState
 
 MEAN, COUNT = "mean", "count"
+INPUTS = "x"  # tensor of the public inputs, which travel by themselves
 LARGEST = 1e6  # squares and sums of these stay far inside float32
 
 
@@ -40,6 +44,11 @@ def class_means(values: Array, labels: Array, classes: int) -> ModelState:
         found[MEAN][label] = chosen.mean(axis=0, dtype=np.float64)
         found[COUNT][label] = len(chosen)
     return found
+
+
+def sample_scores(scores: Array) -> ModelState:
+    """Return the scores (N, C) of public samples as knowledge; each counts once."""
+    return {MEAN: scores.astype(np.float32), COUNT: np.ones(len(scores), np.int64)}
 
 
 def check_knowledge(found: Mapping[str, Array], like: Mapping[str, Array]) -> None:

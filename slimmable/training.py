@@ -70,6 +70,7 @@ def train(
     after_step: Callable[[int], None] = lambda _: None,
     correction: Mapping[str, Array] | None = None,
     guide: Guidance | None = None,
+    objective: Loss | None = None,
 ) -> tuple[ModelState, float]:
     """Train the sub-model of ``width`` and return its new state and the mean loss.
 
@@ -89,6 +90,8 @@ def train(
             slices that the step drew (SCAFFOLD: Karimireddy et al., ICML 2020), so that over a
             training it adds up to the same on every coordinate; cut at ``width``.
         guide: what other devices know, as a part of the loss.
+        objective: of (outputs, targets), in place of the task's loss; then the targets are whatever
+            it compares outputs with.
 
     Raises:
         SpecError: the state or the correction is not one of ``width``.
@@ -100,7 +103,15 @@ def train(
     # a GPU is not, and nobody draws from it who has not seeded it.
     with torch.random.fork_rng(devices=[]):
         training = Training(
-            model, state, width, samples, rule, rng, correction=correction, guide=guide
+            model,
+            state,
+            width,
+            samples,
+            rule,
+            rng,
+            correction=correction,
+            guide=guide,
+            objective=objective,
         )
         for step in range(rule.steps):
             total += training.step()
@@ -126,6 +137,7 @@ class Training:
         teacher: Teacher | None = None,
         correction: Mapping[str, Array] | None = None,
         guide: Guidance | None = None,
+        objective: Loss | None = None,
     ) -> None:
         """Prepare.
 
@@ -140,6 +152,7 @@ class Training:
                 ones learn from the widest, where the rule says so.
             correction: added to every gradient.
             guide: see `train`.
+            objective: see `train`.
 
         Raises:
             SpecError: the state or the correction is not one of ``width``.
@@ -148,9 +161,10 @@ class Training:
         names = model.spec.parameters
         constants = sorted(model.spec.constants)
         check_state(state, model.spec, width, names=(*names, *constants))
-        model.task.check_targets(samples.y)
+        if objective is None:
+            model.task.check_targets(samples.y)
         self._task = model.task
-        self._loss = loss_function(model.task)
+        self._loss = objective or loss_function(model.task)
         self._present = _present_classes(model.task, samples) if rule.masked_loss else None
         self._samples = samples
         self._rule = rule

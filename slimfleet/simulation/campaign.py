@@ -108,7 +108,8 @@ def simulate(
         devices: who takes part.
         validation: the server's samples; None where the devices evaluate.
         folder: journal, blobs and data go below it; it must hold no other campaign.
-        pool: (N, ...) the server's inputs without labels, where the aggregate is distilled.
+        pool: (N, ...) the server's inputs without labels, where the aggregate is distilled or
+            devices score public inputs.
         workers: training processes; 0 = train in this process. So many threads of this one measure
             while nobody trains. They change the time, nothing else.
         export: go on until every device runs the ONNX file that it earned.
@@ -156,7 +157,7 @@ def _check(
         if device.own_model and settings.exchange == "weights":
             raise SimulationError(
                 f"device {device.name!r} has a network of its own, and weights are exchanged: set"
-                ' exchange to "prototypes" or "class-scores"'
+                ' exchange to "prototypes", "class-scores" or "public-scores"'
             )
         if device.tier:
             device.tier.check()
@@ -223,6 +224,7 @@ class _Fleet:
             distillation=settings.aggregation.distillation,
             pool=None if pool is None else _written(server, "pool", {"x": pool}),
             exchange=settings.exchange,
+            public_samples=settings.knowledge.samples,
         )
 
     async def play(self, bench: Bench, pool: Workers, progress: Progress) -> Outcome:

@@ -41,8 +41,8 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             recordings. test_options: how to read it, with the same reader.
         test_share: that share.
         minimum: recordings that every device gets at least.
-        pool_share: share of the recordings that is nobody's: the server distils with them, and
-            their labels are thrown away.
+        pool_share: share of the recordings that is nobody's: the server distils with them, or all
+            devices score them, and their labels are thrown away.
     """
 
     path: str
@@ -192,7 +192,7 @@ def settings_of(experiment: Experiment, cell: Cell) -> Settings:
     if settings.exchange == "weights" and experiment.networks:
         raise SettingsError(
             "networks: devices have networks of their own only where knowledge is exchanged; set"
-            ' campaign.exchange to "prototypes" or "class-scores"'
+            ' campaign.exchange to "prototypes", "class-scores" or "public-scores"'
         )
     if settings.rounds.quorum > cell.devices:
         raise SettingsError(

@@ -38,9 +38,9 @@ class InProcessJobs:
         spec: bytes = await self._work("describe", bench)
         return spec
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """See `coordinator.work.initialise`."""
-        result: tuple[str, float] = await self._work("initialise", bench)
+        result: tuple[str, float, str] = await self._work("initialise", bench)
         return result
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:

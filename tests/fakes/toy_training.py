@@ -176,7 +176,7 @@ class ToyJobs:
     async def initialise(self, bench):
         await self._work("initialise")
         zeros = {name: np.zeros_like(array) for name, array in TARGET.items()}
-        return BlobFolder(bench.blobs, owner=False).put(encode_state(zeros)), 0.0
+        return BlobFolder(bench.blobs, owner=False).put(encode_state(zeros)), 0.0, ""
 
     async def score(self, bench, job):
         await self._work("score")

@@ -92,7 +92,7 @@ def make_bench(folder, distillation=TAUGHT, pool=None, **changes):
 
 def job_of(bench, updates):
     blobs = BlobFolder(bench.blobs, owner=False)
-    base, _ = initialise(bench)
+    base, _, _ = initialise(bench)
     files = tuple(
         UpdateFile(one.device, one.width, blobs.put(encode_state(one.state)), 1.0)
         for one in updates

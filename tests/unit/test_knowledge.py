@@ -364,7 +364,7 @@ def bench(tmp_path):
 
 def test_the_first_round_starts_from_knowing_nothing_and_a_round_pools_what_was_told(bench):
     work.describe(bench)
-    digest, score = work.initialise(bench)
+    digest, score, _ = work.initialise(bench)
     blobs = BlobFolder(bench.blobs, owner=False)
     assert encode_state(decode_state(blobs.get(digest))) == encode_state(nothing_known(3, 8))
     assert score == 0.0

@@ -501,7 +501,7 @@ def bench(tmp_path):
 
 def job_for(bench, states, method="permutation-shapley", coalitions=8):
     blobs = BlobFolder(bench.blobs, owner=False)
-    base, _ = initialise(bench)
+    base, _, _ = initialise(bench)
     files = tuple(
         UpdateFile(update.device, update.width, blobs.put(encode_state(update.state)), 1.0)
         for update in states
@@ -678,7 +678,7 @@ def test_values_that_are_remembered_are_those_that_would_be_measured_again(bench
 
 
 def test_the_initial_weights_are_measured_once_and_like_all_others(bench, monkeypatch):
-    digest, score = initialise(bench)
+    digest, score, _ = initialise(bench)
     remembered = scoring._values_of(bench, digest, load_validation(bench))
     state = initial_state(MODEL, bench.seed)
     said = outputs_per_width(MODEL, state, bench.grid, VALIDATION)
@@ -686,7 +686,7 @@ def test_the_initial_weights_are_measured_once_and_like_all_others(bench, monkey
     np.testing.assert_array_equal(remembered, measured)
     assert score == pytest.approx(MODEL.task.score(said[1.0], VALIDATION.samples.y))
     monkeypatch.setattr("coordinator.untrained.outputs_per_width", None)
-    assert initialise(bench) == (digest, score)
+    assert initialise(bench) == (digest, score, "")
 
 
 # --- updates in fewer bits ----------------------------------------------------------------------
