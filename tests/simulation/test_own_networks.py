@@ -22,13 +22,11 @@ from slimmable.samples import Samples
 from slimmable.state import decode_state
 from slimmable.training import train
 from slimmable.training_rule import TrainingRule
+from tests.fakes.unlike_networks import DEVICES, NETWORKS, OPTIONS, SAME
 
 pytestmark = pytest.mark.torch
 
-CLASSES = ["idle", "turning", "jammed"]
-OPTIONS = {"input_shape": [80], "classes": CLASSES, "hidden": [16]}
 MODEL = load_model("mlp", OPTIONS)
-DEVICES = ("fan", "lathe", "press", "saw", "drill")
 ROUNDS, STEPS = 12, 12
 
 
@@ -167,26 +165,6 @@ def test_a_pattern_that_matches_nothing_stops_the_server_at_its_start(tmp_path):
 
 
 # --- knowledge instead of weights ----------------------------------------------------------------
-
-
-NETWORKS = (
-    OwnModel("mlp", OPTIONS | {"hidden": [16]}),
-    OwnModel("mlp", OPTIONS | {"hidden": [32, 16]}),
-    OwnModel("mlp", OPTIONS | {"hidden": [24, 24, 16]}),
-)
-
-
-def the_same_words(number, recordings=15):
-    """What one device has of three things, under the names that all use."""
-    rng = np.random.default_rng(number)
-    of_thing = 2.5 * np.random.default_rng(99).normal(size=(3, 80)) / np.sqrt(80)
-    recording = np.arange(4 * recordings) // 4
-    thing = recording % 3
-    x = of_thing[thing] + rng.normal(size=(len(thing), 80))
-    return Samples(x.astype("f4"), thing, recording)
-
-
-SAME = {name: the_same_words(number) for number, name in enumerate(DEVICES)}
 
 
 def play_unlike(folder, exchange, weight, **changes):

@@ -312,6 +312,22 @@ def test_a_correction_goes_from_the_task_to_the_trainer_and_the_update_says_so(r
     assert kept.corrected
 
 
+def test_the_file_of_public_inputs_goes_from_the_task_to_the_trainer(ready):
+    given = msgspec.structs.replace(task(1), payload="public-scores", public=blob())
+    assert FetchWeights(given, BUDGET_S) in hear(ready, given)
+    arrived = WeightsArrived(1, b"consensus", 10, 0.1, public="public/file")
+    _, training = ready.handle(arrived, NOW)
+    assert training.public == "public/file"
+
+
+def test_an_agent_of_before_public_scores_declines_them(ready, monkeypatch):
+    older = frozenset({"state-dict", "prototypes", "class-scores"})
+    monkeypatch.setattr("edge_agent.session.PAYLOADS", older)
+    (said,) = hear(ready, msgspec.structs.replace(task(1), payload="public-scores"))
+    assert said.message.stage is Stage.DECLINED
+    assert "'public-scores', which this agent does not know" in said.message.detail
+
+
 def test_a_task_goes_from_acceptance_to_an_update_that_is_kept_before_it_is_sent(ready):
     given = task(1)
     accepted = Say(m.Progress(round=1, stage=Stage.ACCEPTED))
