@@ -3,9 +3,8 @@
 FedMD (Li and Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", 2019) has two
 phases: a device first *digests* the consensus on the public samples, then *revisits* its own data.
 This is the first. As in its public code, the distance is the mean absolute difference of the scores
-before any softmax. No row pulls harder than another, however far off it is, so a device that lies
-about a few samples moves a network no more than they would by right; and no temperature is to be
-chosen.
+before any softmax. Its gradient is bounded: scores that are far off pull no harder than those that
+are a little off. And no temperature is to be chosen.
 """
 
 from collections.abc import Callable, Mapping

@@ -23,7 +23,6 @@ from edge_agent.public_inputs import PublicInputs
 from edge_agent.training_job import Trainer
 from journal.blobs import BlobFolder
 from slimmable.evaluation import initial_state, outputs
-from slimmable.guidance import what_it_says
 from slimmable.knowledge import COUNT, INPUTS, LARGEST, MEAN, nothing_known, sample_scores
 from slimmable.model import load_model
 from slimmable.public_consensus import digest_consensus
@@ -91,7 +90,7 @@ def test_samples_that_nobody_told_anything_about_are_left_out():
 def test_a_row_that_is_far_off_pulls_no_harder_than_any_other():
     state = initial_state(MODEL, 1)
     lie = {**TOLD, MEAN: TOLD[MEAN].copy()}
-    lie[MEAN][0] = LARGEST * np.sign(lie[MEAN][0] - what_it_says(MODEL, state, PUBLIC, "")[0])
+    lie[MEAN][0] = LARGEST * np.sign(lie[MEAN][0] - outputs(MODEL, 1.0, state, PUBLIC)[0])
     honest, misled = (
         digest_consensus(MODEL, state, PUBLIC, told, ONE_STEP, 1.0, np.random.default_rng(3))
         for told in (TOLD, lie)
