@@ -208,8 +208,10 @@ class Crowd(MemoryBroker):
 
     def _clear(self, device: str) -> None:
         blob = self._sent[device]
-        blocks = [UploadBlock(device, blob.blob, index) for index in range(blob.blocks)]
-        for topic in (*blocks, UpTopic(device, DeviceSays.UPDATE)):
+        topics: list[Topic] = [
+            UploadBlock(device, blob.blob, index) for index in range(blob.blocks)
+        ]
+        for topic in (*topics, UpTopic(device, DeviceSays.UPDATE)):
             self.route(device, topic_for(FLEET, topic), b"", retain=True)
 
     def _say(self, device: str, channel: DeviceSays, message: m.Message) -> None:
