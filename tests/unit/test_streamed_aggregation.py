@@ -1,6 +1,7 @@
 """Updates are read in pieces: what is folded is what is defined, and little is held at a time."""
 
 import json
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -20,12 +21,13 @@ from coordinator.step_room import StepRoom
 from coordinator.update_file import read_update, stored_change
 from journal.blobs import BlobFolder
 from journal.errors import BlobMissingError, DamagedFileError
+from slimmable.private_parts import shared_spec
 from slimmable.slicing import coverage, slice_state
 from slimmable.spec import AxisTerm, WidthSpec
 from slimmable.state import StateError, decode_state, encode_state, view_state
 from slimmable.update_codec import UpdateEncoding, encode_update
 from slimmable.width import Axis
-from slimmable.window import PREFIX, Window
+from slimmable.window import PREFIX, Window, WindowKind
 from tests.unit.test_aggregation import SPEC, WIDTHS, naive, random_state, rounds
 
 RULES = (
@@ -34,7 +36,7 @@ RULES = (
     Aggregation(rule="trimmed-mean", trim=0.3),
     Aggregation(clip=1.5),
 )
-WINDOWS = st.sampled_from([PREFIX, Window("rolling", 3), Window("random", 5)])
+WINDOWS = st.sampled_from([PREFIX, Window(WindowKind.ROLLING, 3), Window(WindowKind.RANDOM, 5)])
 
 
 @given(rounds(), st.sampled_from([1, 5, 64]))
@@ -148,7 +150,9 @@ def stored(blobs, base, updates, encodings, seed=0):
     return files
 
 
-@pytest.mark.parametrize("window", [PREFIX, Window("rolling", 3), Window("random", 5)])
+@pytest.mark.parametrize(
+    "window", [PREFIX, Window(WindowKind.ROLLING, 3), Window(WindowKind.RANDOM, 5)]
+)
 @pytest.mark.parametrize("encoding", list(UpdateEncoding))
 def test_a_stored_update_of_any_encoding_says_in_pieces_what_it_says_whole(blobs, encoding, window):
     rng = np.random.default_rng(1)
@@ -168,6 +172,34 @@ def test_a_stored_update_of_any_encoding_says_in_pieces_what_it_says_whole(blobs
                 out = np.full(stop - start, np.nan, np.float32)
                 change.into(name, start, stop, flat[start:stop], out)
                 np.testing.assert_allclose(out, expected[start:stop], atol=1e-6)
+
+
+@pytest.mark.parametrize("private", [(), ("skip.*", "head.bias")])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("encoding", list(UpdateEncoding))
+def test_a_late_or_partly_private_update_is_read_in_pieces_as_it_is_whole(
+    blobs, encoding, late, private
+):
+    rng = np.random.default_rng(8)
+    base, older = random_state(rng), random_state(rng)
+    travels = shared_spec(SPEC, private)
+    own = slice_state(older if late else base, SPEC, 0.5)
+    received = {name: own[name] for name in travels.tensors}
+    trained = {name: received[name] + np.float32(0.1) for name in received}
+    payload = encode_update(trained, received, travels.parameters, encoding, rng, keep=0.3).payload
+    file = UpdateFile("a", 0.5, blobs.put(payload), 1.0)
+    if late:
+        older_digest = blobs.put(encode_state(older))
+        file = replace(file, base=older_digest, round=3, staleness=1, factor=0.25)
+    whole = read_update(blobs, SPEC, base, file, private)
+    change = stored_change(blobs, SPEC, file, private)
+    assert change.device == file.player
+    found = add(base, put_together(base, SPEC, [change]).change)
+    for name in SPEC.parameters:
+        cut = found[name][coverage(SPEC, name, 0.5)]
+        np.testing.assert_allclose(cut, whole.state[name], atol=1e-6)
+        if name not in travels.parameters:
+            assert (found[name] == base[name]).all()
 
 
 def test_encodings_that_a_device_mixes_are_read_as_they_were_accepted(blobs):
