@@ -36,7 +36,8 @@ RULES = (
     Aggregation(rule="trimmed-mean", trim=0.3),
     Aggregation(clip=1.5),
 )
-WINDOWS = st.sampled_from([PREFIX, Window(WindowKind.ROLLING, 3), Window(WindowKind.RANDOM, 5)])
+SOME_WINDOWS = (PREFIX, Window(WindowKind.ROLLING, 3), Window(WindowKind.RANDOM, 5))
+WINDOWS = st.sampled_from(SOME_WINDOWS)
 
 
 @given(rounds(), st.sampled_from([1, 5, 64]))
