@@ -70,6 +70,11 @@ NAMED = (
 OTHERS = (
     Method("sandwich", "Yu and Huang, ICCV 2019", _training(rule="sandwich")),
     Method(
+        "widest-and-drawn",
+        "FjORD's steps, without distillation",
+        _training(rule="widest-and-drawn"),
+    ),
+    Method(
         "federated-dropout",
         "Caldas et al., 2018",
         _training(rule="own-width", window="random"),
