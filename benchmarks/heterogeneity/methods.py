@@ -80,6 +80,11 @@ OTHERS = (
     Method("sandwich", "Yu and Huang, ICCV 2019", _training(rule="sandwich")),
     Method("widest-and-drawn", "FjORD's steps without distillation", _training(rule=BOTH)),
     Method(
+        "heterofl-no-scaler",
+        "the same without the scaler, which the network has no norms for",
+        _training(rule="own-width", masked_loss=True),
+    ),
+    Method(
         "heterofl-dynamic",
         "Diao et al., ICLR 2021: the width drawn in each round",
         {
