@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "width_training": (False, "8 min", "one slimmable against four dense networks, equal CPU time"),
     "demo_time": (False, "5 min", "seconds and memory of `slimfleet demo`"),
     "simulate": (False, "6 min", "a simulated campaign against Flower's; 1,000 devices, no work"),
+    "rounds": (False, "3 min", "the coordinator's share where 100 of 1,000 devices train"),
+    "aggregation": (False, "1 min", "50 updates of ResNet-18 averaged, against copying and Flower"),
     "contributions": (False, "10 min", "every method of contributions against exact Shapley"),
     "value_functions": (False, "15 min", "what a sample's outputs are worth to a contribution"),
     "free_riders": (False, "30 min", "what free-riding earns, and how riders are told apart"),

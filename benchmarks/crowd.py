@@ -40,6 +40,7 @@ from coordinator.bench import (
     RoundResult,
     ScoreJob,
 )
+from coordinator.jobs import JobRunner
 from coordinator.server import Coordinator, Desk, Identity
 from coordinator.settings import Settings
 from journal.blobs import BlobFolder
@@ -53,6 +54,7 @@ from slimmable.width import Axis
 
 FLEET, SERVER = "crowd", "server"
 SPEC = WidthSpec(axes=(Axis(4, scales=True),), tensors={"w": (AxisTerm(0),)})
+BLOCK = 65536
 STEP_S = 0.001  # between two devices: nobody speaks in the same moment, the worst case
 POLL_S = 0.05
 
@@ -64,11 +66,13 @@ class CrowdRound:
     Attributes:
         cpu: seconds of the process, without what broker and devices took of them.
         events: journal events; published: messages that the coordinator published.
+        others: CPU seconds of broker and devices.
     """
 
     cpu: float
     events: int
     published: int
+    others: float
 
 
 class Crowd(MemoryBroker):
@@ -78,15 +82,23 @@ class Crowd(MemoryBroker):
         said: how many messages the coordinator has published on each kind of topic.
     """
 
-    def __init__(self, devices: int) -> None:
-        """So many devices; none is there before `arrive`."""
+    def __init__(self, devices: int, spec: WidthSpec = SPEC, model: str = "none") -> None:
+        """So many devices; none is there before `arrive`.
+
+        Args:
+            devices: how many.
+            spec: of what they train.
+            model: its name.
+        """
         super().__init__()
+        self._profile = _profile(spec, model)
         self._names = {f"device-{number:04d}": number for number in range(devices)}
         self._seq = 0
         self._inside = 0
         self._cpu = 0.0
         self.said: Counter[str] = Counter()
         self._update = encode_state({"w": np.ones(4, np.float32)})
+        self._sent: dict[str, m.BlobReference] = {}
 
     def route(self, user: str, topic: str, payload: bytes, *, retain: bool) -> None:
         """Route; answer where it is a task or a receipt."""
@@ -141,7 +153,7 @@ class Crowd(MemoryBroker):
             for device in self._names:
                 birth = m.Birth(status=m.LinkStatus.ONLINE, agent="crowd", can_train=True)
                 self._say(device, DeviceSays.BIRTH, birth)
-                self._say(device, DeviceSays.PROFILE, _profile())
+                self._say(device, DeviceSays.PROFILE, self._profile)
 
     def _begin(self, device: str, task: m.Task) -> None:
         delay = STEP_S * (1 + self._names[device])
@@ -164,8 +176,14 @@ class Crowd(MemoryBroker):
         self._say(device, DeviceSays.PROGRESS, progress)
 
     def _upload(self, device: str, task: m.Task) -> None:
-        blob = self._blob()
-        for index, block in enumerate(split(self._update, blob.block_size)):
+        payload = self.payload(device, task)
+        blob = self._sent[device] = reference(
+            payload,
+            BLOCK,
+            digest_of(payload),
+            False,  # noqa: FBT003 - plain bytes
+        )
+        for index, block in enumerate(split(payload, blob.block_size)):
             where = topic_for(FLEET, UploadBlock(device, blob.blob, index))
             self.route(device, where, block, retain=True)
         update = m.Update(
@@ -180,25 +198,21 @@ class Crowd(MemoryBroker):
         )
         self._say(device, DeviceSays.UPDATE, update)
 
+    def payload(self, device: str, task: m.Task) -> bytes:  # noqa: ARG002 - for those who work
+        """Return the update of a device, on the devices' account."""
+        return self._update
+
     def _end(self, device: str, task: m.Task) -> None:
         progress = m.Progress(round=task.round, stage=m.Stage.UPLOADED)
         self._say(device, DeviceSays.PROGRESS, progress)
 
     def _clear(self, device: str) -> None:
-        blob = self._blob()
-        for topic in (
-            UploadBlock(device, blob.blob, 0),
-            UpTopic(device, DeviceSays.UPDATE),
-        ):
+        blob = self._sent[device]
+        topics: list[Topic] = [
+            UploadBlock(device, blob.blob, index) for index in range(blob.blocks)
+        ]
+        for topic in (*topics, UpTopic(device, DeviceSays.UPDATE)):
             self.route(device, topic_for(FLEET, topic), b"", retain=True)
-
-    def _blob(self) -> m.BlobReference:
-        return reference(
-            self._update,
-            4096,
-            digest_of(self._update),
-            False,  # noqa: FBT003 - plain bytes
-        )
 
     def _say(self, device: str, channel: DeviceSays, message: m.Message) -> None:
         self._seq += 1
@@ -268,12 +282,20 @@ def crowd_rounds(devices: int, rounds: int, folder: Path) -> list[CrowdRound]:
 
 async def _rounds(devices: int, rounds: int, folder: Path, journal: Journal) -> list[CrowdRound]:
     crowd = Crowd(devices)
-    coordinator = _coordinator(crowd, devices, rounds, folder, journal)
+    settings = empty_settings(devices, rounds)
+    coordinator = coordinator_of(crowd, settings, SPEC, NoJobs(), folder, journal)
+    return await play(crowd, coordinator, rounds, journal)
+
+
+async def play(
+    crowd: Crowd, coordinator: Coordinator, rounds: int, journal: Journal
+) -> list[CrowdRound]:
+    """Run so many rounds, in virtual time, and return what each took."""
     body = asyncio.get_running_loop().create_task(coordinator.run())
     await asyncio.sleep(POLL_S)
     crowd.arrive()
     found: list[CrowdRound] = []
-    marks: list[tuple[float, int, int]] = []
+    marks: list[tuple[float, int, int, float]] = []
     while len(found) < rounds:
         await asyncio.sleep(POLL_S)
         if body.done():
@@ -282,8 +304,9 @@ async def _rounds(devices: int, rounds: int, folder: Path, journal: Journal) -> 
         number = opened.number if opened else 0
         if number > len(marks) or coordinator.state.stopped:
             gc.collect()
-            spent = time.process_time() - crowd.others_cpu
-            marks.append((spent, journal.head.count, crowd.said.total()))
+            others = crowd.others_cpu
+            spent = time.process_time() - others
+            marks.append((spent, journal.head.count, crowd.said.total(), others))
             if len(marks) > 1:
                 found.append(CrowdRound(*(b - a for a, b in zip(*marks[-2:], strict=True))))
     await coordinator.stop()
@@ -291,10 +314,9 @@ async def _rounds(devices: int, rounds: int, folder: Path, journal: Journal) -> 
     return found
 
 
-def _coordinator(
-    crowd: Crowd, devices: int, rounds: int, folder: Path, journal: Journal
-) -> Coordinator:
-    settings = msgspec.convert(
+def empty_settings(devices: int, rounds: int) -> Settings:
+    """Return a campaign in which all of these devices do nothing."""
+    return msgspec.convert(
         {
             "fleet": FLEET,
             "model": "none",
@@ -310,11 +332,31 @@ def _coordinator(
         },
         Settings,
     ).check()
+
+
+def coordinator_of(
+    crowd: Crowd,
+    settings: Settings,
+    spec: WidthSpec,
+    jobs: JobRunner,
+    folder: Path,
+    journal: Journal,
+) -> Coordinator:
+    """Return a coordinator with a link to the crowd.
+
+    Args:
+        crowd: the broker and the devices.
+        settings: of the campaign.
+        spec: of its model.
+        jobs: do the slow work.
+        folder: for its files; "validation.npz" in it holds what it measures on.
+        journal: open.
+    """
     blobs = BlobFolder(folder / "blobs")
     bench = Bench(
         model=settings.model,
-        options={},
-        validation=folder,
+        options=settings.options,
+        validation=folder / "validation.npz",
         reader="npz",
         blobs=blobs.folder,
         templates=folder,
@@ -323,14 +365,14 @@ def _coordinator(
         seed=0,
     )
     loop = asyncio.get_running_loop()
-    desk = Desk(MemoryLink(crowd, SERVER), journal, blobs, NoJobs(), loop.time, folder)
-    return Coordinator(settings, SPEC, bench, Identity(bytes(range(32)), bytes(32)), desk)
+    desk = Desk(MemoryLink(crowd, SERVER), journal, blobs, jobs, loop.time, folder)
+    return Coordinator(settings, spec, bench, Identity(bytes(range(32)), bytes(32)), desk)
 
 
-def _profile() -> m.Profile:
+def _profile(spec: WidthSpec, model: str) -> m.Profile:
     return m.Profile(
-        model="none",
-        spec_hash=SPEC.spec_hash,
+        model=model,
+        spec_hash=spec.spec_hash,
         batch_size=32,
         costs=(m.WidthCost(width=1.0, step_s=1e-6, peak_bytes=1),),
         can_train=True,

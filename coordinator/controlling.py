@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from coordinator.aggregation.changes import Change, changes_of, usual_length
+from coordinator.aggregation.changes import Change, usual_length
 from coordinator.aggregation.control_variates import (
     Asked,
     believed,
@@ -25,9 +25,10 @@ from coordinator.aggregation.control_variates import (
     unknown_variate,
     unpacked,
 )
-from coordinator.aggregation.partial_average import partial_average
+from coordinator.aggregation.partial_average import averaged_steps
+from coordinator.aggregation.readers import ChangeReader, reader_of, whole
+from coordinator.aggregation.rules import in_memory
 from coordinator.aggregation.steps import Step
-from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Control, ScoreJob
 from journal.blobs import BlobFolder
 from journal.events import ControlVariates
@@ -59,7 +60,7 @@ def control(
     spec: WidthSpec,
     blobs: BlobFolder,
     base: ModelState,
-    updates: Sequence[DeviceUpdate],
+    readers: Sequence[ChangeReader],
     steps: Sequence[Step],
     job: ScoreJob,
 ) -> Controlled:
@@ -69,7 +70,7 @@ def control(
         spec: of the model.
         blobs: where the variates are.
         base: full state that the round started from.
-        updates: of the round.
+        readers: of the changes of the round. All that is controlled is whole in memory.
         steps: by the mean of the updates.
         job: of the round.
     """
@@ -81,7 +82,8 @@ def control(
     asked = {
         update.device: Asked(update.steps, given.rate, update.corrected) for update in job.updates
     }
-    changes = changes_of(base, spec, updates)
+    ordered = sorted(readers, key=lambda one: one.device)
+    changes = [whole(base, spec, one) for one in ordered]
     works, sent = _works(spec, blobs, given, changes, mean, asked)
     stored: dict[str, str] = {}
     for work in bounded(works):  # their own variates are read again: never all at once
@@ -89,7 +91,7 @@ def control(
         after = renewed(spec, own, work, asked[work.device])
         memory = remembered(spec, memory, own, after)
         stored[work.device] = blobs.put(encode_state(packed(after)))
-    mine = partial_average(spec, works)
+    mine = averaged_steps(base, spec, [reader_of(work) for work in works], in_memory)
     known = [mean] if any(array.any() for array in mean.values()) else []
     return Controlled(
         mine,

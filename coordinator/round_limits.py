@@ -7,7 +7,7 @@ in one sentence, and what ends it.
 import math
 from dataclasses import dataclass
 
-from coordinator.daily_window import DailyWindow
+from coordinator.daily_hours import DailyHours
 from coordinator.fleet import Campaign, Device, settings_of
 from coordinator.settings import Settings
 from coordinator.traffic import allowed_per_day, moved
@@ -49,7 +49,7 @@ def round_limit(state: Campaign, device: Device, now: float) -> Limit:
     """
     settings = settings_of(state)
     limits = (
-        _window(settings, device, now),
+        _hours(settings, device, now),
         _lateness(state, device),
         _heat(settings, device, now),
         _traffic(settings, device, now),
@@ -57,19 +57,17 @@ def round_limit(state: Campaign, device: Device, now: float) -> Limit:
     return min(limits, key=lambda limit: limit.width)
 
 
-def _window(settings: Settings, device: Device, now: float) -> Limit:
-    text = settings.width_policy.windows.get(device.device)
+def _hours(settings: Settings, device: Device, now: float) -> Limit:
+    text = settings.width_policy.hours.get(device.device)
     if not text:
         return FREE
-    window = DailyWindow.parse(text)
-    left_s, needs_s = window.left_s(now), device.pace * _forecast(device).predicted_s
+    hours = DailyHours.parse(text)
+    left_s, needs_s = hours.left_s(now), device.pace * _forecast(device).predicted_s
     if not left_s:
-        return Limit(
-            0.0, f"outside its window {window}: it opens at {window.opening}", excused=True
-        )
+        return Limit(0.0, f"outside its hours {hours}: they begin at {hours.opening}", excused=True)
     if left_s < needs_s:
-        closes = f"its window {window} closes before a round of {needs_s:.1f} s would be over"
-        return Limit(0.0, f"{closes}: it opens again at {window.opening}", excused=True)
+        closes = f"its hours {hours} end before a round of {needs_s:.1f} s would be over"
+        return Limit(0.0, f"{closes}: they begin again at {hours.opening}", excused=True)
     return FREE
 
 

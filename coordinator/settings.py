@@ -148,7 +148,7 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         traffic_per_day: bytes that a device may move in 24 hours for rounds and releases; 0 = as
             many as it takes.
         traffic: device -> the same of one device.
-        windows: device -> time of the day in which it may train, such as "22:00-06:00" (UTC) or
+        hours: device -> time of the day in which it may train, such as "22:00-06:00" (UTC) or
             "22:00-06:00 +02:00".
     """
 
@@ -162,7 +162,7 @@ class WidthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hottest_c: float = 0.0
     traffic_per_day: float = 0.0
     traffic: dict[str, float] = {}
-    windows: dict[str, str] = {}
+    hours: dict[str, str] = {}
 
 
 class ServerOptimiser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.daily_window import DailyWindow
+from coordinator.daily_hours import DailyHours
 from coordinator.own_network_checks import SettingsError as SettingsError  # noqa: PLC0414
 from coordinator.own_network_checks import check_own_networks
 from coordinator.selection import label_of
@@ -260,11 +260,11 @@ def _check_width_policy(settings: "Settings") -> None:
                 f"width_policy.traffic: {limit:g} bytes for {device} must be at least 0, which is"
                 " as many as it takes"
             )
-    for device, text in settings.width_policy.windows.items():
+    for device, text in settings.width_policy.hours.items():
         try:
-            DailyWindow.parse(text)
+            DailyHours.parse(text)
         except ValueError as error:
-            raise SettingsError(f"width_policy.windows: {device}: {error}") from error
+            raise SettingsError(f"width_policy.hours: {device}: {error}") from error
 
 
 def _check_aggregation(settings: "Settings") -> None:

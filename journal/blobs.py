@@ -1,6 +1,8 @@
 """Weights, updates and ONNX files, each under the SHA-256 of its content."""
 
 import hashlib
+import mmap
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +15,7 @@ from journal.disk import (
     write_atomically,
 )
 from journal.errors import BlobMissingError, DamagedFileError
-from journal.reading import read_checked
+from journal.reading import check_file, read_checked
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -72,6 +74,23 @@ class BlobFolder:
             raise BlobMissingError(
                 f"blob {digest[:12]} is not in {self.folder}; fetch or build it again"
             ) from None
+
+    def mapped(self, digest: str) -> memoryview:
+        """Return the bytes of a blob, checked, without holding them in memory.
+
+        Raises:
+            BlobMissingError: not in the folder, or the text is no digest.
+            DamagedFileError: the file has changed on the disk.
+        """
+        if not self.has(digest):
+            raise BlobMissingError(
+                f"blob {digest[:80]!r} is not in {self.folder}; fetch or build it again"
+            )
+        check_file(self.folder / digest, digest)
+        with (self.folder / digest).open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def has(self, digest: str) -> bool:
         """Tell whether a blob is there (its content is checked by `get` only)."""

@@ -25,6 +25,18 @@ _NO_ROOM = frozenset(
 )
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Make a file that large now, where the system can: later the disk may be full.
+
+    Raises:
+        OSError: no room.
+    """
+    if sys.platform == "linux":
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
 class HeldError(OSError):
     """Another process, or another part of this one, holds the lock.
 

@@ -140,15 +140,15 @@ def change_in(tensors: Mapping[str, Array], spec: WidthSpec, width: float) -> Mo
     if not tensors or set(tensors) & set(spec.tensors):
         return None
     shapes = {name: spec.shape(name, width) for name in spec.parameters}
-    if set(tensors) == {_INDEX, _VALUE}:
-        return _dense(tensors[_INDEX], tensors[_VALUE], shapes)
+    if set(tensors) == {TOP_K_INDEX, TOP_K_VALUE}:
+        return _dense(tensors[TOP_K_INDEX], tensors[TOP_K_VALUE], shapes)
     change = {name: _restored(name, tensors) for name in shapes}
     for name, array in change.items():
         if array.shape != shapes[name]:
             raise StateError(
                 f"update of {name!r} has shape {array.shape}, width {width} needs {shapes[name]}"
             )
-    known = {f"{kind}/{name}" for kind in (*_READERS, _SCALE) for name in shapes}
+    known = {f"{kind}/{name}" for kind in (*_READERS, SCALE) for name in shapes}
     if unknown := sorted(set(tensors) - known):
         raise StateError(f"update holds {unknown[0]!r}, which is nothing of this model")
     return change
@@ -170,7 +170,7 @@ def encoded_share(encoding: UpdateEncoding, keep: float = 0.01) -> float:
     }[encoding]
 
 
-_SCALE, _INDEX, _VALUE = "scale", "top-k/index", "top-k/value"
+SCALE, TOP_K_INDEX, TOP_K_VALUE = "scale", "top-k/index", "top-k/value"
 
 
 def _rounded(
@@ -188,7 +188,7 @@ def _rounded(
     steps = change.astype(np.float64) / scale * STEPS if scale else np.zeros(change.shape)
     low = np.floor(steps)
     up = rng.random(change.shape) < steps - low
-    return {key: (low + up).astype(np.int8), f"{_SCALE}/{name}": np.array(scale)}
+    return {key: (low + up).astype(np.int8), f"{SCALE}/{name}": np.array(scale)}
 
 
 def _half(change: Array) -> Array:
@@ -207,7 +207,7 @@ def _from_brain(name: str, tensors: Mapping[str, Array]) -> Array:
 
 def _from_steps(name: str, tensors: Mapping[str, Array]) -> Array:
     steps = _typed(tensors[f"{UpdateEncoding.INT8}/{name}"], np.int8)
-    scale = _typed(tensors.get(f"{_SCALE}/{name}", np.zeros(1, np.int8)), np.float32)
+    scale = _typed(tensors.get(f"{SCALE}/{name}", np.zeros(1, np.int8)), np.float32)
     if scale.shape:
         raise StateError(f"update of {name!r}: its scale is not one number")
     return steps.astype(np.float32) * (scale / np.float32(STEPS))
@@ -245,7 +245,7 @@ def _top_k(change: Mapping[str, Array], keep: float, left: Mapping[str, Array]) 
     count = min(flat.size, max(1, round(keep * flat.size)))
     index = np.sort(np.argpartition(-np.abs(flat), count - 1)[:count]) if count else np.zeros(0)
     value = _half(flat[index.astype(np.intp)])
-    payload = encode_state({_INDEX: index.astype(np.uint32), _VALUE: value})
+    payload = encode_state({TOP_K_INDEX: index.astype(np.uint32), TOP_K_VALUE: value})
     shapes = {name: whole[name].shape for name in names}
     said = _dense(index.astype(np.uint32), value, shapes)
     return Encoded(payload, {name: whole[name] - said[name] for name in names})

@@ -39,7 +39,16 @@ def _aggregation(**values: Any) -> Settings:
     return {"aggregation": values}
 
 
+def _server(**values: Any) -> Settings:
+    return _aggregation(server=values)
+
+
+def _uploads(encoding: str, **values: Any) -> Settings:
+    return {"uploads": {"encoding": encoding, **values}}
+
+
 OURS = "slimfleet"
+BOTH = "widest-and-drawn"
 REFERENCE = "heterofl"
 NAMED = (
     Method("fedavg", "McMahan et al., AISTATS 2017", {"weighting": "samples"}, "full"),
@@ -60,7 +69,7 @@ NAMED = (
         "the same with self-distillation",
         {
             "weighting": "samples",
-            **_training(rule="widest-and-drawn", distillation=1.0),
+            **_training(rule=BOTH, distillation=1.0),
         },
     ),
     Method("fedrolex", "Alam et al., NeurIPS 2022", _training(rule="own-width", window="rolling")),
@@ -69,11 +78,42 @@ NAMED = (
 )
 OTHERS = (
     Method("sandwich", "Yu and Huang, ICCV 2019", _training(rule="sandwich")),
+    Method("widest-and-drawn", "FjORD's steps without distillation", _training(rule=BOTH)),
     Method(
-        "federated-dropout",
-        "Caldas et al., 2018",
-        _training(rule="own-width", window="random"),
-        tuned_as="fedrolex",
+        "heterofl-no-scaler",
+        "the same without the scaler, which the network has no norms for",
+        _training(rule="own-width", masked_loss=True),
     ),
+    Method(
+        "heterofl-dynamic",
+        "Diao et al., ICLR 2021: the width drawn in each round",
+        {
+            **_training(rule="own-width", scaler=True, masked_loss=True),
+            "width_policy": {"dynamic": True},
+        },
+    ),
+    Method(
+        "federated-dropout", "Caldas et al., 2018", _training(rule="own-width", window="random")
+    ),
+    Method("fedprox", "Li et al., MLSys 2020", _training(proximal=0.01)),
+    Method(
+        "scaffold", "Karimireddy et al., ICML 2020", _training(control="scaffold", momentum=0.0)
+    ),
+    Method("fedavgm", "Hsu et al., 2019", _server(name="fedavgm", momentum=0.5)),
+    Method("fedadam", "Reddi et al., ICLR 2021", _server(name="fedadam", rate=0.01)),
+    Method("feddf", "Lin et al., NeurIPS 2020", _aggregation(distillation={"rule": "feddf"})),
+    Method("fed-et", "Cho et al., IJCAI 2022", _aggregation(distillation={"rule": "fed-et"})),
+    Method("trimmed-mean", "Yin et al., ICML 2018", _aggregation(rule="trimmed-mean")),
+    Method("median", "Yin et al., ICML 2018", _aggregation(rule="median")),
+    Method("clipped", "Sun et al., 2019", _aggregation(clip=2.0)),
+    Method(
+        "fedbuff",
+        "Nguyen et al., AISTATS 2022",
+        {"rounds": {"mode": "buffered", "buffer": 5}},
+    ),
+    Method("float16", "the defaults, uploads in half precision", _uploads("float16")),
+    Method("int8", "Alistarh et al., NeurIPS 2017", _uploads("int8")),
+    Method("top-k", "Stich et al., NeurIPS 2018", _uploads("top-k", keep=0.05)),
+    Method("adaptive", "the defaults, an encoding for each link", _uploads("adaptive")),
 )
 METHODS = {method.name: method for method in (*NAMED, *OTHERS)}

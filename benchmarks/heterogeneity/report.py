@@ -61,7 +61,7 @@ def _tuning_text(results: Path) -> str:
             data,
             method,
             "; ".join(
-                f"{rate:g}: {100 * score:.1f}"
+                f"{rate:g}: {score:.1f}"
                 for rate, score in zip(one["tried"], one["scores"], strict=True)
             ),
             one["chosen"],

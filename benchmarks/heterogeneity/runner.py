@@ -3,18 +3,18 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks import cell_runner
 from benchmarks.cell_runner import Say, cell_file, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.heterogeneity.cells import RATES, Cell, tuning
+from benchmarks.heterogeneity.measures import judged_width, last
 from benchmarks.heterogeneity.methods import METHODS
 
 MODULE = "benchmarks.heterogeneity"
 RESULTS = Path(__file__).parent / "results"
-STEP_SIZES = {"fashion-mnist": (0.05, 0.1, 0.2), "watch": (0.025, 0.05, 0.1)}
+STEP_SIZES = {"fashion-mnist": (0.1, 0.2, 0.4), "watch": (0.05, 0.1, 0.2)}
 
 
 def tuning_file(results: Path) -> Path:
@@ -31,8 +31,8 @@ def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None:
     """Choose the learning rates that some cells need: three are tried, each on one campaign.
 
-    What counts is the accuracy on the server's validation data, averaged over the widths that the
-    method trains and over the last rounds.
+    What counts is what the tables show as well, the accuracy of the full width over the last
+    rounds, here on the server's validation data.
 
     Raises:
         BenchmarkError: a trial failed.
@@ -49,7 +49,7 @@ def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None
         raise BenchmarkError("a trial of learning rates failed; the lines above name its log")
     for data, name in missing:
         found = [json.loads(cell_file(results, one).read_text()) for one in tuning(data, [name])]
-        scores = [_score(one, METHODS[name].widths) for one in found]
+        scores = [_score(one) for one in found]
         tried = STEP_SIZES[data]
         best = max(range(RATES), key=scores.__getitem__)
         chosen.setdefault(data, {})[name] = {
@@ -60,11 +60,9 @@ def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None
     write_json(tuning_file(results), chosen)
 
 
-def _score(found: dict[str, Any], widths: str) -> float:
-    """Return what a trial came to; 0 where no round counted."""
-    last = found["scores"][-3:]
-    kept = {"narrowest": found["widths"][:1]}.get(widths, found["widths"])
-    return fmean(score[f"{width:g}"] for score in last for width in kept) if last else 0.0
+def _score(found: dict[str, Any]) -> float:
+    """Return what a trial came to, in percentage points; 0 where no round counted."""
+    return last(found, judged_width(found)) or 0.0
 
 
 def rate_of(cell: Cell, results: Path) -> float:

@@ -74,12 +74,18 @@ def clipped(changes: Sequence[Change], limit: float) -> list[Change]:
         limit: a change longer than this many times the median is shortened to that; above 0. The
             median is of those that changed anything, or idle devices could stop all others.
     """
-    lengths = [root_mean_square(one.change) for one in changes]
-    longest = limit * usual_length(changes)
+    factors = clip_factors([root_mean_square(one.change) for one in changes], limit)
     return [
-        one if length <= longest else _scaled(one, longest / length)
-        for one, length in zip(changes, lengths, strict=True)
+        one if factor == 1.0 else _scaled(one, factor)
+        for one, factor in zip(changes, factors, strict=True)
     ]
+
+
+def clip_factors(lengths: Sequence[float], limit: float) -> list[float]:
+    """Return what each change is multiplied by; see `clipped`."""
+    moved = [length for length in lengths if length > 0]
+    longest = limit * float(np.median(moved)) if moved else 0.0
+    return [1.0 if length <= longest else longest / length for length in lengths]
 
 
 def usual_length(changes: Sequence[Change]) -> float:

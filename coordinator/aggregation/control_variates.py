@@ -110,14 +110,18 @@ def believed(
     """
     if not asked.corrected:
         return asked
-    fleet, alone = {}, {}
+    fleet, alone, told = {}, {}, {}
     for name, moved in change.change.items():
         part = coverage(spec, name, *change.place)
         step = moved / np.float32(asked.steps * asked.rate)
         fleet[name] = step + mean[name][part]
         known = np.where(np.isnan(own[name][part]), mean[name][part], own[name][part])
         alone[name] = step + known
-    idle = root_mean_square(change.change) <= IDLE * usual
+        told[name] = mean[name][part] - known
+    # Where the round as a whole hardly moved against its corrections, changes are rounding, and the
+    # shorter of two says nothing.
+    rounding = NO_WORK * asked.steps * asked.rate * root_mean_square(told)
+    idle = root_mean_square(change.change) <= IDLE * usual and usual > rounding
     if idle or _squared_length(alone) < PLAUSIBLE**2 * _squared_length(fleet):
         return replace(asked, corrected=False)
     return asked

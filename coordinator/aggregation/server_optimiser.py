@@ -14,12 +14,12 @@ What is left is a factor for each coordinate, which the whole round fixes, so th
 the sum of one step a device. What no device of the round holds neither moves nor is forgotten.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.steps import add
 from coordinator.settings import ServerOptimiser
 from slimmable.slicing import coverage, slice_array
 from slimmable.spec import WidthSpec
@@ -43,18 +43,38 @@ class Move:
     factors: Mapping[str, Array] | None
     memory: ModelState
 
-    def steps(self, spec: WidthSpec, steps: Sequence[Step]) -> list[Step]:
-        """Return steps at the size at which they count."""
-        if self.factors is None:
-            return list(steps)
-        return [_scaled(spec, step, self.factors) for step in steps]
+    def state(self, change: Mapping[str, Array]) -> ModelState:
+        """Return the full state after the change of the round."""
+        factors = self.factors
+        if factors is None:
+            return add(self.base, change)
+        return add(self.base, {name: array * factors[name] for name, array in change.items()})
+
+    def scaled(
+        self, spec: WidthSpec, place: Place, change: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """Return the change of a step at the size at which it counts.
+
+        Args:
+            spec: of the model.
+            place: of the step.
+            change: parameter name -> array in the slice's shape.
+        """
+        factors = self.factors
+        if factors is None:
+            return change
+        return {
+            name: array * slice_array(factors[name], spec.indices(name, *place))
+            for name, array in change.items()
+        }
 
 
 def move(
     optimiser: ServerOptimiser,
     base: Mapping[str, Array],
     spec: WidthSpec,
-    steps: Sequence[Step],
+    change: Mapping[str, Array],
+    places: Iterable[Place],
     memory: Mapping[str, Array],
 ) -> Move:
     """Return the move that an optimiser makes of a round.
@@ -63,14 +83,13 @@ def move(
         optimiser: with its numbers.
         base: full state that the round started from.
         spec: of the model.
-        steps: of the round, whose sum is its change.
+        change: of the round, parameter name -> array in the full shape.
+        places: of all slices that were trained in it.
         memory: of the move before; empty at first.
     """
     if optimiser.name == "fedavg" and optimiser.rate == 1.0:
         return Move(dict(base), None, {})
-    nothing = {name: np.zeros_like(base[name]) for name in base}
-    change = combine(nothing, spec, steps)
-    places = {step.place for step in steps}
+    places = set(places)
     moved = {name: np.array(array, copy=True) for name, array in base.items()}
     factors: dict[str, Array] = {}
     kept: ModelState = {}
@@ -119,11 +138,3 @@ def _rate(optimiser: ServerOptimiser, second: Array) -> Array:
         return np.full_like(second, optimiser.rate)
     found: Array = optimiser.rate / (np.sqrt(second) + optimiser.adaptivity)
     return found
-
-
-def _scaled(spec: WidthSpec, step: Step, factors: Mapping[str, Array]) -> Step:
-    change = {
-        name: step.change[name] * slice_array(factors[name], spec.indices(name, *step.place))
-        for name in spec.parameters
-    }
-    return replace(step, change=change)

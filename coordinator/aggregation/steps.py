@@ -37,6 +37,14 @@ class Step:
         return self.width, self.window
 
 
+def add(base: Mapping[str, Array], change: Mapping[str, Array]) -> ModelState:
+    """Return ``base`` plus a change of its parameters; all else is copied unchanged."""
+    return {
+        name: array + change[name] if name in change else np.array(array, copy=True)
+        for name, array in base.items()
+    }
+
+
 def combine(base: Mapping[str, Array], spec: WidthSpec, steps: Iterable[Step]) -> ModelState:
     """Return ``base`` plus the given steps; statistics are copied unchanged."""
     state = {name: np.array(array, copy=True) for name, array in base.items()}

@@ -4,64 +4,103 @@ On each coordinate the largest and the smallest changes are left out, and the we
 others counts (Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
 Rates", ICML 2018, definitions 1 and 2). Only those devices are compared that hold the coordinate:
 where one or two hold it, nothing can be left out, and nothing protects it.
+
+All devices are compared on some rows at a time, and no more of their updates is decoded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from coordinator.aggregation.changes import Change
+from coordinator.aggregation.partial_average import Room
+from coordinator.aggregation.readers import ChangeReader
 from coordinator.aggregation.steps import Step
 from slimmable.spec import Indices, WidthSpec
-from slimmable.state import Array
+from slimmable.state import Array, ModelState
 
 MEDIAN = 0.5
 CHUNK = 4_000_000  # values that are compared at a time: memory does not grow with the model
 
 
-def trimmed_mean(spec: WidthSpec, changes: Sequence[Change], trim: float) -> list[Step]:
-    """Return each device's step: its change where it is kept, times its share of what is kept.
+def trimmed_mean(
+    base: Mapping[str, Array],
+    spec: WidthSpec,
+    changes: Sequence[ChangeReader],
+    trim: float,
+    room: Room | None = None,
+) -> tuple[ModelState, list[Step]]:
+    """Return the change of the full model, and each device's step where there is room for them.
+
+    A device's step is its change where it is kept, times its share of what is kept.
 
     Args:
+        base: full state dict that the round started from.
         spec: of the model.
         changes: of a round.
         trim: share of the devices on a coordinate that is left out at either end, rounded up, in
             [0, 0.5]. At least one or two devices are kept; 0.5 is the median.
+        room: of the steps.
     """
-    steps = [{name: np.zeros_like(one.change[name]) for name in spec.parameters} for one in changes]
-    for name in spec.parameters:
-        shape = spec.shape(name, 1.0)
+    moved = {name: np.zeros(spec.shape(name, 1.0), np.float32) for name in spec.parameters}
+    steps = _no_steps(spec, changes, room) if room else []
+    for name, full in moved.items():
+        shape = full.shape
         rows = max(1, CHUNK // (len(changes) * max(1, math.prod(shape[1:]))))
+        own = [step.change[name] for step in steps]
         for start in range(0, shape[0] if shape else 1, rows):
-            _trim_rows(spec, changes, name, (start, start + rows), trim, steps)
+            _trim_rows(base[name], spec, changes, name, (start, start + rows), trim, full, own)
+    return moved, steps
+
+
+def _no_steps(spec: WidthSpec, changes: Sequence[ChangeReader], room: Room) -> list[Step]:
     return [
-        Step(one.device, one.width, step, one.window)
-        for one, step in zip(changes, steps, strict=True)
+        Step(
+            one.device,
+            one.width,
+            {name: room(spec.shape(name, one.width)) for name in spec.parameters},
+            one.window,
+        )
+        for one in changes
     ]
 
 
 def _trim_rows(
+    base: Array,
     spec: WidthSpec,
-    changes: Sequence[Change],
+    changes: Sequence[ChangeReader],
     name: str,
     rows: tuple[int, int],
     trim: float,
-    steps: Sequence[dict[str, Array]],
+    moved: Array,
+    steps: Sequence[Array],
 ) -> None:
-    """Work out the steps for some rows (indices of the first axis) of one parameter."""
-    shape = spec.shape(name, 1.0)
-    here = (min(rows[1], shape[0]) - rows[0], *shape[1:]) if shape else ()
-    stack = np.full((len(changes), *here), np.nan, np.float32)
+    """Work out some rows (indices of the first axis) of one parameter, and of the steps."""
+    here = moved[slice(*rows)] if moved.shape else moved
+    before = base[slice(*rows)] if moved.shape else base
+    stack = np.full((len(changes), *here.shape), np.nan, np.float32)
     places = [_places(spec.indices(name, *one.place), rows) for one in changes]
-    for layer, one, (own, there) in zip(stack, changes, places, strict=True):
-        layer[there] = one.change[name][own]
-    weight = np.array([one.weight for one in changes]).reshape(-1, *(1,) * len(here))
+    for at, (one, (own, there)) in enumerate(zip(changes, places, strict=True)):
+        stack[at, ...][there] = _read(one, name, own, before[there])  # a view, without axes too
+    weight = np.array([one.weight for one in changes]).reshape(-1, *(1,) * here.ndim)
     share = weight * kept(stack, trim)
     total = share.sum(axis=0)
     share /= np.where(total, total, 1.0)
-    for step, layer, part, (own, there) in zip(steps, stack, share, places, strict=True):
-        step[name][own] = (layer[there] * part[there]).astype(np.float32)
+    for at, (layer, part, (own, there)) in enumerate(zip(stack, share, places, strict=True)):
+        step = (layer[there] * part[there]).astype(np.float32)
+        here[there] += step
+        if steps:
+            steps[at][own] = step
+
+
+def _read(one: ChangeReader, name: str, own: slice | tuple[()], received: Array) -> Array:
+    """Return some rows of a change, in the shape of what the device had received there."""
+    found = np.empty(received.shape, np.float32)
+    row = math.prod(received.shape[1:])
+    start = own.start * row if isinstance(own, slice) else 0
+    flat = np.ascontiguousarray(received).reshape(-1)
+    one.into(name, start, start + flat.size, flat, found.reshape(-1))
+    return found
 
 
 def _places(

@@ -32,11 +32,13 @@ class Method:
         paper: where it comes from.
         estimate: of the evidence, the evaluations that may be spent, and a generator.
         needs_validation: whether the server must hold validation data.
+        needs_steps: whether it asks what each device changed.
     """
 
     paper: str
     estimate: Estimate
     needs_validation: bool
+    needs_steps: bool = True
 
 
 def estimate(method: str, evidence: Evidence, budget: int, rng: np.random.Generator) -> Scores:
@@ -106,17 +108,20 @@ def _measure(paper: str, measure: Measure) -> Method:
     return Method(paper, measured, needs_validation=True)
 
 
-def _without_data(paper: str, compare: Callable[[Evidence], Scores]) -> Method:
+def _without_data(
+    paper: str, compare: Callable[[Evidence], Scores], *, needs_steps: bool = True
+) -> Method:
     def compared(evidence: Evidence, _: int, __: np.random.Generator) -> Scores:
         return compare(evidence)
 
-    return Method(paper, compared, needs_validation=False)
+    return Method(paper, compared, needs_validation=False, needs_steps=needs_steps)
 
 
+IAFL = "IAFL: Wu et al., ICLR 2024"
 METHODS: dict[str, Method] = {
     "stand-alone": _measure("the surrogate of Aequa, ICML 2025", stand_alone),
-    "data-size": _without_data("IAFL: Wu et al., ICLR 2024", data_size),
-    "participation": _without_data("IAFL: Wu et al., ICLR 2024", participation),
+    "data-size": _without_data(IAFL, data_size, needs_steps=False),
+    "participation": _without_data(IAFL, participation, needs_steps=False),
     "cosine-to-aggregate": _without_data("CGSV: Xu et al., NeurIPS 2021", cosine_to_aggregate),
     "class-rows": _without_data("CSSV of ShapFed: Tastan et al., IJCAI 2024", class_rows),
     "leave-one-out": _measure("deletion diagnostics: Cook, 1977", leave_one_out),

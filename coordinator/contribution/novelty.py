@@ -51,6 +51,21 @@ class Novelty:
 
 
 @dataclass(frozen=True)
+class SplitStep:
+    """One step, split.
+
+    Attributes:
+        novel, foreseen: parameter name -> array in the slice's shape; they add up to the step.
+        share: of its squared length that was foreseen, 0 to 1.
+    """
+
+    step: Step
+    novel: Mapping[str, Array]
+    foreseen: Mapping[str, Array]
+    share: float
+
+
+@dataclass(frozen=True)
 class _Piece:
     """Coordinates of one tensor, inside the slice of one width and window.
 
@@ -92,6 +107,25 @@ def novel_steps(
         sent: device -> a change that the server sent to it alone, in full shapes; foreseen too.
         back: device -> how many of them, from the first on, count for it; all where it is absent.
     """
+    parts = list(split_steps(spec, steps, known, sent, back))
+    return Novelty(
+        tuple(replace(part.step, change=part.novel) for part in parts),
+        tuple(replace(part.step, change=part.foreseen) for part in parts),
+        {part.step.device: part.share for part in parts},
+    )
+
+
+def split_steps(
+    spec: WidthSpec,
+    steps: Sequence[Step],
+    known: Sequence[Mapping[str, Array]],
+    sent: Mapping[str, Mapping[str, Array]] | None = None,
+    back: Mapping[str, int] | None = None,
+) -> Iterator[SplitStep]:
+    """Split the steps of a round one after the other; see `novel_steps`.
+
+    Whoever needs no step twice so holds the parts of one at a time.
+    """
     places = sorted({step.place for step in steps})
     depth = {s.device: min(len(known), (back or {}).get(s.device, len(known))) for s in steps}
     groups = {
@@ -99,18 +133,15 @@ def novel_steps(
         for place, count in {(step.place, depth[step.device]) for step in steps}
         if count
     }
-    novel, foreseen, shares = [], [], {}
     for step in steps:
         count = depth[step.device]
         mine = groups.get((step.place, count), ())
         if sent and step.device in sent:
             mine = _groups(spec, step.place, places, [*known[:count], sent[step.device]])
         part, rest = _split(step, mine)
-        novel.append(replace(step, change=rest))
-        foreseen.append(replace(step, change=part))
-        length = _squared_length(step.change)
-        shares[step.device] = min(1.0, _squared_length(part) / length) if length else 0.0
-    return Novelty(tuple(novel), tuple(foreseen), shares)
+        length = _squared_length(step.change) if mine else 0.0
+        share = min(1.0, _squared_length(part) / length) if length else 0.0
+        yield SplitStep(step, rest, part, share)
 
 
 def _groups(
@@ -175,9 +206,11 @@ def _orthonormal(rows: Vector) -> Vector:
     return spanned
 
 
-def _split(step: Step, groups: Sequence[_Group]) -> tuple[dict[str, Array], dict[str, Array]]:
+def _split(step: Step, groups: Sequence[_Group]) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     """Return the part of a step that the bases span, and the rest; float32 as the step."""
     part = {name: np.zeros_like(array) for name, array in step.change.items()}
+    if not groups:
+        return part, step.change
     for group in groups:
         spanned = (group.basis @ _vector(step.change, group.pieces)) @ group.basis
         start = 0

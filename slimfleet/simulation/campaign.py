@@ -329,7 +329,7 @@ class _Fleet:
         rounds = self._settings.rounds
         patience = 10 * max(rounds.deadline_s, rounds.gather_s, rounds.retry_s, 60.0)
         policy = self._settings.width_policy
-        if policy.windows or policy.traffic or policy.traffic_per_day:
+        if policy.hours or policy.traffic or policy.traffic_per_day:
             patience += DAY_S  # what these hold back comes again within a day
         now, told = asyncio.get_running_loop().time, -1
         count, since = journal.head.count, now()

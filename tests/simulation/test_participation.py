@@ -94,10 +94,10 @@ def test_a_fleet_of_boasters_is_found_out_and_no_round_stands_still(tmp_path):
     assert of(outcome, RoundOpened)[-1].not_invited["hopeless"].startswith("late in ")
 
 
-def test_a_device_takes_part_from_the_minute_on_in_which_its_window_opens(tmp_path):
+def test_a_device_takes_part_from_the_minute_on_in_which_its_hours_begin(tmp_path):
     quick = Tier(name="pc", step_s=CURVE, slower=10.0)
     chosen = settings(
-        rounds=rounds(budget=12, minimum=12), width_policy={"windows": {"late": "08:02-09:00"}}
+        rounds=rounds(budget=12, minimum=12), width_policy={"hours": {"late": "08:02-09:00"}}
     )
     outcome = play(tmp_path, fleet(a=quick, b=quick, late=quick), chosen)
     opened = [record for record in outcome.records if isinstance(record.event, RoundOpened)]

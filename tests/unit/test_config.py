@@ -134,7 +134,11 @@ def test_an_agent_that_only_infers_has_no_training_section(agent):
     [
         ("validation =", "validaton =", "unknown key 'validaton': did you mean 'validation'?"),
         ("url =", "uri =", "unknown key broker.'uri': did you mean 'url'?"),
-        ("deadline_s", "deadline", "unknown key campaign.rounds.'deadline': did you mean 'deadl"),
+        (
+            "deadline_s",
+            "deadline_sec",
+            "unknown key campaign.rounds.'deadline_sec': did you mean 'deadl",
+        ),
         ("[campaign.rounds]", "[campaign.round]", "campaign.'round': did you mean 'rounds'?"),
         ("model =", "zzz = 1\nmodel =", "unknown key campaign.'zzz': known are fleet, model"),
         ("deadline_s = 30", "deadline_s = '30'", "campaign.rounds.deadline_s: Expected `float`"),

@@ -7,8 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregation.rules import admitted_changes, steps_of
-from coordinator.aggregation.steps import combine
+from coordinator.aggregation.rules import admitted_changes, aggregate
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, ScoreJob, UpdateFile
 from coordinator.bench_loading import load_server_data, load_validation
@@ -108,7 +107,7 @@ def scored(bench, updates):
 
 
 def aggregate_of(updates):
-    return combine(BASE, MODEL.spec, steps_of(BASE, MODEL.spec, updates))
+    return aggregate(BASE, MODEL.spec, updates)
 
 
 def taught(bench, updates, state=None, number=1):
@@ -338,7 +337,7 @@ def test_a_change_that_is_shortened_teaches_shortened(bench, updates):
         for limit in (0.0, 1.0)
     )
     changes = admitted_changes(BASE, MODEL.spec, sent, Aggregation(clip=1.0))
-    state = combine(BASE, MODEL.spec, steps_of(BASE, MODEL.spec, sent, Aggregation(clip=1.0)))
+    state = aggregate(BASE, MODEL.spec, sent, Aggregation(clip=1.0))
     _, told = distil(bench, 1, MODEL, BASE, changes, state)
     assert clip.distilled == told
     assert plain.distilled != told

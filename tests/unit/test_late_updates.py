@@ -9,9 +9,9 @@ from hypothesis import settings as search
 from hypothesis import strategies as st
 
 from coordinator import inputs as i
-from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.rules import put_together, steps_of
 from coordinator.aggregation.server_optimiser import move
-from coordinator.aggregation.steps import Step, combine
+from coordinator.aggregation.steps import Step
 from coordinator.bench import RoundResult, UpdateFile
 from coordinator.contribution.entries import entries
 from coordinator.contribution.evidence import Scores
@@ -19,7 +19,7 @@ from coordinator.contribution.novelty import novel_steps
 from coordinator.duties import Score, job
 from coordinator.job_orders import score_job
 from coordinator.settings import Aggregation, ServerOptimiser
-from coordinator.update_file import read_update
+from coordinator.update_file import read_update, stored_change
 from journal import events as e
 from journal.blobs import BlobFolder
 from slimmable.slicing import slice_state
@@ -176,10 +176,10 @@ class Campaign:
     def score(self):
         order = score_job(self.desk.state)
         base = {"w": self.weights(order.base)}
-        updates = [read_update(self.blobs, FULL, base, one) for one in order.updates]
-        steps = steps_of(base, FULL, updates, order.aggregation)
-        moved = move(order.aggregation.server, base, FULL, steps, {})
-        state = combine(moved.base, FULL, moved.steps(FULL, steps))
+        changes = [stored_change(self.blobs, FULL, one) for one in order.updates]
+        change = put_together(base, FULL, changes, order.aggregation).change
+        places = {one.place for one in changes}
+        state = move(order.aggregation.server, base, FULL, change, places, {}).state(change)
         scores = Scores({one.player: 0.1 for one in order.updates}, "m", 1)
         result = RoundResult(
             digest=self.blobs.put(encode_state(state)),

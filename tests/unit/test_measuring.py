@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coordinator import scoring
-from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.rules import aggregate, steps_of
 from coordinator.aggregation.steps import Step, combine
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.assessment import assess
@@ -524,7 +524,7 @@ def test_a_round_is_aggregated_measured_and_scored(bench, updates):
         result.value_after - result.value_before
     )
     state = decode_state(BlobFolder(bench.blobs, owner=False).get(result.digest))
-    whole = combine(BASE, MODEL.spec, steps_of(BASE, MODEL.spec, updates))
+    whole = aggregate(BASE, MODEL.spec, updates)
     for name in MODEL.spec.parameters:
         np.testing.assert_array_equal(state[name], whole[name])
 

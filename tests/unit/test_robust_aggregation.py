@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregation import trimmed_mean as trimming
-from coordinator.aggregation.changes import Change, changes_of, clipped
+from coordinator.aggregation.readers import readers_of, shortened, whole
 from coordinator.aggregation.rules import aggregate, steps_of
-from coordinator.aggregation.steps import combine
+from coordinator.aggregation.steps import add
 from coordinator.aggregation.trimmed_mean import kept, trimmed_mean
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.settings import Aggregation, Settings
 from coordinator.settings_checks import SettingsError
 from slimmable.slicing import coverage, slice_state
+from slimmable.spec import AxisTerm, WidthSpec
+from slimmable.width import Axis
 from tests.unit.test_aggregation import SPEC, WIDTHS, random_state, rounds
 
 MEDIAN = Aggregation(rule="median")
@@ -54,8 +56,8 @@ def naive(base, updates, trim):
 @given(rounds(), st.sampled_from([0.0, 0.1, 0.2, 0.34, 0.5]))
 def test_every_coordinate_is_the_naive_trimmed_mean(given_round, trim):
     base, updates = given_round
-    changes = changes_of(base, SPEC, updates)
-    found = combine(base, SPEC, trimmed_mean(SPEC, changes, trim))
+    changes = readers_of(SPEC, updates)
+    found = add(base, trimmed_mean(base, SPEC, changes, trim)[0])
     for name, expected in naive(base, updates, trim).items():
         np.testing.assert_allclose(found[name], expected, atol=2e-5)
 
@@ -141,13 +143,14 @@ def test_one_liar_of_four_leaves_every_parameter_between_honest_ones(how, seed, 
         assert (found[name] <= said.max(axis=0) + 1e-4).all()
 
 
-def lengths(changes):
+def lengths(base, changes):
+    found = [whole(base, SPEC, one).change for one in changes]
     return [
         math.sqrt(
-            sum(float((array**2).sum()) for array in one.change.values())
-            / sum(array.size for array in one.change.values())
+            sum(float((array**2).sum()) for array in one.values())
+            / sum(array.size for array in one.values())
         )
-        for one in changes
+        for one in found
     ]
 
 
@@ -155,27 +158,44 @@ def lengths(changes):
 def test_no_clipped_change_is_longer_than_the_limit_and_the_others_are_as_they_were(
     given_round, limit
 ):
-    changes = changes_of(*given_round[:1], SPEC, given_round[1])
-    before, after = lengths(changes), lengths(clipped(changes, limit))
+    base, updates = given_round
+    changes = readers_of(SPEC, updates)
+    before, after = (
+        lengths(base, some) for some in (changes, shortened(base, SPEC, changes, limit))
+    )
     longest = limit * float(np.median([length for length in before if length > 0]))
     for was, now in zip(before, after, strict=True):
         assert now == pytest.approx(min(was, longest), rel=1e-4)
 
 
+VECTOR = WidthSpec(axes=(Axis(2, scales=False),), tensors={"w": (AxisTerm(0),)})
+NOTHING = {"w": np.zeros(2, np.float32)}
+
+
+def vectors(*values):
+    updates = [
+        DeviceUpdate(f"d{n}", 1.0, {"w": np.float32(value)}) for n, value in enumerate(values)
+    ]
+    return readers_of(VECTOR, updates)
+
+
+def clipped_vectors(limit, *values):
+    return [
+        whole(NOTHING, VECTOR, one).change["w"]
+        for one in shortened(NOTHING, VECTOR, vectors(*values), limit)
+    ]
+
+
 def test_a_clipped_change_keeps_its_direction():
-    one = Change("a", 1.0, {"w": np.float32([3.0, -4.0])}, 1.0)
-    small = [Change(name, 1.0, {"w": np.float32([0.5, 0.5])}, 1.0) for name in "bc"]
-    found = clipped([one, *small], 2.0)[0].change["w"]
-    assert found / found[0] == pytest.approx(one.change["w"] / 3.0)
+    found = clipped_vectors(2.0, [3.0, -4.0], [0.5, 0.5], [0.5, 0.5])[0]
+    assert found / found[0] == pytest.approx([1.0, -4.0 / 3.0])
     assert np.sqrt((found**2).mean()) == pytest.approx(1.0)
 
 
 def test_idle_devices_do_not_make_the_work_of_the_others_look_too_long():
-    still = Change("a", 1.0, {"w": np.zeros(2, np.float32)}, 1.0)
-    moved = Change("b", 1.0, {"w": np.float32([1.0, 2.0])}, 1.0)
-    found = clipped([still, still, moved], 2.0)
-    assert [one.change["w"].tolist() for one in found] == [[0, 0], [0, 0], [1, 2]]
-    assert all(not one.change["w"].any() for one in clipped([still, still], 2.0))
+    found = clipped_vectors(2.0, [0, 0], [0, 0], [1.0, 2.0])
+    assert [one.tolist() for one in found] == [[0, 0], [0, 0], [1, 2]]
+    assert all(not one.any() for one in clipped_vectors(2.0, [0, 0], [0, 0]))
 
 
 def test_of_two_on_a_coordinate_both_are_kept_and_of_one_that_one():

@@ -48,18 +48,18 @@ def work(desk, device, down=1000):
     desk.fetched(device)
 
 
-# --- windows ------------------------------------------------------------------------------------
+# --- hours --------------------------------------------------------------------------------------
 
 
-def test_outside_its_window_a_device_rests_and_is_told_when_it_opens():
-    desk = desk_of(A, B, C, rounds=LONG, windows={C: "22:00-06:00"})
+def test_outside_its_hours_a_device_rests_and_is_told_when_they_begin():
+    desk = desk_of(A, B, C, rounds=LONG, hours={C: "22:00-06:00"})
     assert invited(desk) == {A, B}
     opened = desk.state.round.opened
     assert (opened.resting, opened.excused) == ((C,), (C,))
     said = standing(desk, C)
     assert said.participation is Participation.WAITING
     assert said.reason == (
-        "rests in round 1: outside its window 22:00-06:00 UTC: it opens at 22:00 UTC"
+        "rests in round 1: outside its hours 22:00-06:00 UTC: they begin at 22:00 UTC"
     )
     assert standing(desk, A).participation is Participation.TAKES_PART
     desk.now += 13 * 3600
@@ -68,18 +68,18 @@ def test_outside_its_window_a_device_rests_and_is_told_when_it_opens():
 
 
 def test_a_round_that_would_not_be_over_in_time_is_not_begun():
-    desk = desk_of(A, B, C, now=MORNING - 0.2, windows={C: "08:00-09:00"})
+    desk = desk_of(A, B, C, now=MORNING - 0.2, hours={C: "08:00-09:00"})
     assert invited(desk) == {A, B}
     assert (
-        "closes before a round of 0.4 s would be over: it opens again at 08:00 UTC"
+        "end before a round of 0.4 s would be over: they begin again at 08:00 UTC"
         in (desk.state.round.opened.not_invited[C])
     )
-    assert invited(desk_of(A, B, C, now=MORNING - 0.5, windows={C: "08:00-09:00"})) == {A, B, C}
+    assert invited(desk_of(A, B, C, now=MORNING - 0.5, hours={C: "08:00-09:00"})) == {A, B, C}
 
 
-def test_while_all_are_outside_their_windows_rounds_wait_and_say_so_once():
+def test_while_all_are_outside_their_hours_rounds_wait_and_say_so_once():
     nights = {A: "22:00-06:00", B: "22:00-06:00 +01:00"}
-    desk = desk_of(A, B, windows=nights)
+    desk = desk_of(A, B, hours=nights)
     assert desk.state.phase is Phase.GATHERING
     for _ in range(100):
         desk.wait(60.0)
@@ -88,9 +88,9 @@ def test_while_all_are_outside_their_windows_rounds_wait_and_say_so_once():
     assert set(held.resting) == {A, B}
     said = summary(desk.state, desk.settings).detail
     assert said.startswith(held.reason)
-    assert "lathe: outside its window 22:00-06:00 UTC+01:00: it opens at 22:00 UTC+01:00" in said
-    assert standing(desk, A).reason.startswith("rests: outside its window")
-    desk.now = MORNING + 12.5 * 3600  # it is half past nine in UTC, and B's window is open
+    assert "lathe: outside its hours 22:00-06:00 UTC+01:00: they begin at 22:00 UTC+01:00" in said
+    assert standing(desk, A).reason.startswith("rests: outside its hours")
+    desk.now = MORNING + 12.5 * 3600  # it is half past nine in UTC, and B is within its hours
     assert desk.say(i.Tick())[0].reason.startswith("no round opens: 1 of the 2 devices")
     desk.wait(0.5 * 3600)
     assert invited(desk) == {A, B}
@@ -98,8 +98,8 @@ def test_while_all_are_outside_their_windows_rounds_wait_and_say_so_once():
     assert desk.replayed() == desk.state
 
 
-def test_who_rests_by_its_window_loses_no_contribution():
-    desk = desk_of(A, B, C, rounds=LONG, windows={C: "22:00-06:00"})
+def test_who_rests_by_its_hours_loses_no_contribution():
+    desk = desk_of(A, B, C, rounds=LONG, hours={C: "22:00-06:00"})
     desk.round_({A: 1.0, B: 1.0})
     desk.now += 13 * 3600
     desk.round_({A: 1.0, B: 1.0})

@@ -1,13 +1,15 @@
 """The server's optimisers against their definitions, over slices of different widths."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregation.rules import steps_of
+from coordinator.aggregation.readers import readers_of
+from coordinator.aggregation.rules import aggregate, put_together, steps_of
 from coordinator.aggregation.server_optimiser import FIRST, SECOND, move
 from coordinator.aggregation.steps import combine
 from coordinator.aggregation.updates import DeviceUpdate
@@ -29,13 +31,18 @@ any_optimiser = st.builds(
 
 def moved(optimiser, base, updates, memory):
     """Move the model by a round of updates; returns the new state and what is remembered."""
-    steps = steps_of(base, SPEC, updates)
-    found = move(optimiser, base, SPEC, steps, memory)
-    return combine(found.base, SPEC, found.steps(SPEC, steps)), found.memory
+    change, found = change_and_move(optimiser, base, updates, memory)
+    return found.state(change), found.memory
+
+
+def change_and_move(optimiser, base, updates, memory):
+    change = put_together(base, SPEC, readers_of(SPEC, updates)).change
+    places = {update.place for update in updates}
+    return change, move(optimiser, base, SPEC, change, places, memory)
 
 
 def change_of(base, updates):
-    plain = combine(base, SPEC, steps_of(base, SPEC, updates))
+    plain = aggregate(base, SPEC, updates)
     return {name: plain[name].astype(np.float64) - base[name] for name in SPEC.parameters}
 
 
@@ -85,7 +92,7 @@ def test_every_round_moves_as_the_paper_says(optimiser, seed, count):
 def test_plain_averaging_remembers_nothing_and_changes_not_a_bit(given_round):
     base, updates = given_round
     after, memory = moved(ServerOptimiser(), base, updates, {})
-    plain = combine(base, SPEC, steps_of(base, SPEC, updates))
+    plain = aggregate(base, SPEC, updates)
     assert memory == {}
     assert all((after[name] == plain[name]).all() for name in SPEC.tensors)
 
@@ -110,10 +117,23 @@ def test_what_no_device_holds_neither_moves_nor_is_forgotten(optimiser, given_ro
 def test_the_step_of_a_device_that_changes_nothing_stays_zero(optimiser, given_round):
     base, updates = given_round
     idle = DeviceUpdate("idle", 0.5, slice_state(base, SPEC, 0.5))
-    steps = steps_of(base, SPEC, [*updates, idle])
-    found = move(optimiser, base, SPEC, steps, {}).steps(SPEC, steps)
-    [step] = [one for one in found if one.device == "idle"]
-    assert not any(array.any() for array in step.change.values())
+    [step] = [one for one in steps_of(base, SPEC, [*updates, idle]) if one.device == "idle"]
+    _, found = change_and_move(optimiser, base, [*updates, idle], {})
+    scaled = found.scaled(SPEC, step.place, step.change)
+    assert not any(array.any() for array in scaled.values())
+
+
+@given(any_optimiser, rounds())
+def test_the_scaled_steps_of_all_devices_make_the_move(optimiser, given_round):
+    base, updates = given_round
+    change, found = change_and_move(optimiser, base, updates, {})
+    steps = [
+        replace(step, change=found.scaled(SPEC, step.place, step.change))
+        for step in steps_of(base, SPEC, updates)
+    ]
+    whole, summed = found.state(change), combine(found.base, SPEC, steps)
+    for name in SPEC.tensors:
+        np.testing.assert_allclose(summed[name], whole[name], rtol=1e-5, atol=1e-5)
 
 
 def test_momentum_goes_on_where_devices_stand_still():

@@ -121,8 +121,8 @@ def test_a_number_in_the_options_of_a_model_must_be_finite_too():
         ),
         ({"width_policy": WidthPolicy(traffic={"pump-1": -5})}, "-5 bytes for pump-1"),
         (
-            {"width_policy": WidthPolicy(windows={"pump-1": "22-6"})},
-            "windows: pump-1: '22-6' is no",
+            {"width_policy": WidthPolicy(hours={"pump-1": "22-6"})},
+            "hours: pump-1: '22-6' are no",
         ),
         ({"uploads": Uploads(encoding="adaptive", share=0.0)}, "uploads.share = 0.0 must be above"),
         ({"uploads": Uploads(share=1.5)}, "uploads.share = 1.5 must be at most 1"),

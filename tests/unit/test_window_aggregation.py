@@ -126,8 +126,10 @@ def test_a_server_optimiser_scales_steps_where_their_windows_lie(given_round):
     steps = steps_of(base, SPEC, updates)
     optimiser = ServerOptimiser(name="fedadam", rate=0.5, momentum=0.0, adaptivity=0.1)
     plain = combine({n: np.zeros_like(base[n]) for n in base}, SPEC, steps)
-    moved = move(optimiser, base, SPEC, steps, {})
-    found = combine(moved.base, SPEC, moved.steps(SPEC, steps))
+    places = {step.place for step in steps}
+    moved = move(optimiser, base, SPEC, plain, places, {})
+    scaled = [replace(step, change=moved.scaled(SPEC, step.place, step.change)) for step in steps]
+    found = combine(moved.base, SPEC, scaled)
     for name in SPEC.parameters:
         second = 0.99 * 0.1**2 + 0.01 * plain[name].astype(np.float64) ** 2
         expected = base[name] + 0.5 * plain[name] / (np.sqrt(second) + 0.1)

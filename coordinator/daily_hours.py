@@ -10,7 +10,7 @@ FURTHEST = 14 * 60  # minutes that any place on earth is away from UTC
 
 
 @dataclass(frozen=True)
-class DailyWindow:
+class DailyHours:
     """From one minute of the day to another, every day; it may cross midnight.
 
     Attributes:
@@ -23,15 +23,15 @@ class DailyWindow:
     ahead: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> "DailyWindow":
+    def parse(cls, text: str) -> "DailyHours":
         """Read "22:00-06:00", which is UTC, or "22:00-06:00 +02:00".
 
         Raises:
-            ValueError: it is no window; the message says what to write.
+            ValueError: it is no such time; the message says what to write.
         """
         found = _TEXT.fullmatch(text.strip())
         if not found:
-            raise ValueError(f'{text!r} is no window: write "22:00-06:00" or "22:00-06:00 +02:00"')
+            raise ValueError(f'{text!r} are no hours: write "22:00-06:00" or "22:00-06:00 +02:00"')
         hours, minutes = [int(found[n]) for n in (1, 3)], [int(found[n]) for n in (2, 4)]
         if max(hours) > 23 or max(minutes) > 59:
             raise ValueError(f"{text!r}: hours go from 00 to 23 and minutes from 00 to 59")

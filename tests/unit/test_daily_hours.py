@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.daily_window import DailyWindow
+from coordinator.daily_hours import DailyHours
 
-NIGHT = DailyWindow.parse("22:00-06:00")
+NIGHT = DailyHours.parse("22:00-06:00")
 
 
 def at(hour, minute=0, second=0):
@@ -38,43 +38,43 @@ def at(hour, minute=0, second=0):
         ("22:00-06:00 -05:30", 3, 29, 0),
     ],
 )
-def test_a_window_is_open_from_its_first_minute_until_its_last(text, hour, minute, hours_left):
-    left_s = DailyWindow.parse(text).left_s(at(hour, minute))
+def test_hours_last_from_their_first_minute_until_their_last(text, hour, minute, hours_left):
+    left_s = DailyHours.parse(text).left_s(at(hour, minute))
     assert left_s == pytest.approx(hours_left * 3600)
 
 
 def test_it_says_when_it_opens_and_by_which_clock():
     assert str(NIGHT) == "22:00-06:00 UTC"
     assert NIGHT.opening == "22:00 UTC"
-    assert DailyWindow.parse("06:00-07:05 +01:00").opening == "06:00 UTC+01:00"
-    assert str(DailyWindow.parse("06:00-07:05 -03:30")) == "06:00-07:05 UTC-03:30"
+    assert DailyHours.parse("06:00-07:05 +01:00").opening == "06:00 UTC+01:00"
+    assert str(DailyHours.parse("06:00-07:05 -03:30")) == "06:00-07:05 UTC-03:30"
 
 
 @given(st.integers(0, 1439), st.integers(0, 1439), st.integers(0, 10**6), st.integers(-840, 840))
 def test_a_minute_is_inside_exactly_where_counting_minutes_says_so(opens, closes, minute, ahead):
-    window = DailyWindow(opens, closes, ahead)
+    hours = DailyHours(opens, closes, ahead)
     inside, place = set(), opens
     while place != closes:
         inside.add(place)
         place = (place + 1) % 1440
     local = (minute + ahead) % 1440
-    assert (window.left_s(60.0 * minute) > 0) is (local in inside)
+    assert (hours.left_s(60.0 * minute) > 0) is (local in inside)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no window: write"),
-        ("22-6", "is no window"),
-        ("22:00", "is no window"),
-        ("22:00-06:00 CET", "is no window"),
-        ("22:00-06:00 +2", "is no window"),
+        ("", "are no hours: write"),
+        ("22-6", "are no hours"),
+        ("22:00", "are no hours"),
+        ("22:00-06:00 CET", "are no hours"),
+        ("22:00-06:00 +2", "are no hours"),
         ("24:00-06:00", "hours go from 00 to 23"),
         ("22:60-06:00", "minutes from 00 to 59"),
         ("22:00-22:00", "opens when it closes"),
         ("22:00-06:00 +15:00", "no clock is more than 14 hours"),
     ],
 )
-def test_what_is_no_window_is_refused_with_what_to_write(text, why):
+def test_what_are_no_hours_is_refused_with_what_to_write(text, why):
     with pytest.raises(ValueError, match=why):
-        DailyWindow.parse(text)
+        DailyHours.parse(text)
