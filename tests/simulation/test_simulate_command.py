@@ -303,6 +303,16 @@ def test_networks_of_unlike_architectures_are_dealt_in_turn(folder):
     assert largest < 3 * (4 * 3 * 16 + 300)  # three devices, a row of 16 numbers for three classes
 
 
+def test_an_experiment_of_public_samples_needs_a_share_of_the_data_for_them(folder, capsys):
+    of_unlike_networks(folder, "public-scores")
+    assert simulate(folder) != 0
+    assert "data.pool_share in an experiment" in capsys.readouterr().err
+    path = folder / "experiment.toml"
+    path.write_text(path.read_text().replace("[data]", "[data]\npool_share = 0.2"))
+    assert simulate(folder) == 0
+    assert all(0 <= float(row["local"]) <= 1 for row in rows(folder / "out" / "devices.csv"))
+
+
 def results(folder):
     return sorted((folder / "out").rglob("*devices_seed*.json"))
 
