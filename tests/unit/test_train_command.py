@@ -152,6 +152,8 @@ def test_the_report_says_what_was_done(train, tmp_path):
         "proximal": 0.0,
         "masked_loss": False,
         "scaler": False,
+        "private": [],
+        "private_steps": 0,
     }
     assert (report["model"], report["options"], report["seed"]) == ("cnn1d", OPTIONS, 7)
     data = report["data"]
