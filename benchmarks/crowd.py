@@ -228,10 +228,10 @@ class NoJobs:
         """Return the spec."""
         return SPEC.to_json()
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """Store some weights."""
         data = encode_state({"w": np.zeros(4, np.float32)})
-        return BlobFolder(bench.blobs, owner=False).put(data), 0.0
+        return BlobFolder(bench.blobs, owner=False).put(data), 0.0, ""
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
         """Say that everybody is worth nothing."""

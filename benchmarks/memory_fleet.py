@@ -159,14 +159,14 @@ class StandInJobs:
         """Return the spec."""
         return self._spec.to_json()
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """Make weights of the right shapes."""
         rng = np.random.default_rng(bench.seed)
         state: ModelState = {
             name: rng.standard_normal(self._spec.shape(name, 1.0)).astype(np.float32)
             for name in self._spec.tensors
         }
-        return BlobFolder(bench.blobs, owner=False).put(encode_state(state)), 0.0
+        return BlobFolder(bench.blobs, owner=False).put(encode_state(state)), 0.0, ""
 
     async def score(self, bench: Bench, job: ScoreJob) -> RoundResult:
         """Aggregate; every device is worth the same."""

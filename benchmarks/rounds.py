@@ -116,7 +116,7 @@ class CountedJobs(InProcessJobs):
         self._crowd = crowd
         self.rounds: list[tuple[float, int]] = []
 
-    async def initialise(self, bench: Bench) -> tuple[str, float]:
+    async def initialise(self, bench: Bench) -> tuple[str, float, str]:
         """See `coordinator.work.initialise`."""
         found = await super().initialise(bench)
         self._crowd.base = found[0]
