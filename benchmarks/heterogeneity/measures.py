@@ -34,13 +34,13 @@ class Curve:
         return next(reached, None)
 
     def at(self, axis: str, limit: float) -> float:
-        """Return the mean score of the last rounds that end within a limit on an axis.
+        """Return the score of the last round that ends within a limit on an axis.
 
         0 where not even the first does.
         """
         places: tuple[float, ...] = getattr(self, axis)
         inside = [s for at, s in zip(places, self.scores, strict=True) if at <= limit * (1 + 1e-9)]
-        return fmean(inside[-LAST:]) if inside else 0.0
+        return inside[-1] if inside else 0.0
 
 
 def tables(cells: Sequence[Found]) -> dict[Key, dict[str, list[Found]]]:

@@ -80,6 +80,12 @@ OTHERS = (
     Method("sandwich", "Yu and Huang, ICCV 2019", _training(rule="sandwich")),
     Method("widest-and-drawn", "FjORD's steps without distillation", _training(rule=BOTH)),
     Method(
+        "heterofl-no-scaler",
+        "the same without the scaler, which the network has no norms for",
+        _training(rule="own-width", masked_loss=True),
+        tuned_as="heterofl",
+    ),
+    Method(
         "heterofl-dynamic",
         "Diao et al., ICLR 2021: the width drawn in each round",
         {
@@ -96,19 +102,36 @@ OTHERS = (
     ),
     Method("fedavgm", "Hsu et al., 2019", _server(name="fedavgm", momentum=0.5)),
     Method("fedadam", "Reddi et al., ICLR 2021", _server(name="fedadam", rate=0.01)),
-    Method("feddf", "Lin et al., NeurIPS 2020", _aggregation(distillation={"rule": "feddf"})),
-    Method("fed-et", "Cho et al., IJCAI 2022", _aggregation(distillation={"rule": "fed-et"})),
-    Method("trimmed-mean", "Yin et al., ICML 2018", _aggregation(rule="trimmed-mean")),
-    Method("median", "Yin et al., ICML 2018", _aggregation(rule="median")),
-    Method("clipped", "Sun et al., 2019", _aggregation(clip=2.0)),
+    Method(
+        "feddf",
+        "Lin et al., NeurIPS 2020",
+        _aggregation(distillation={"rule": "feddf"}),
+        tuned_as=OURS,
+    ),
+    Method(
+        "fed-et",
+        "Cho et al., IJCAI 2022",
+        _aggregation(distillation={"rule": "fed-et"}),
+        tuned_as=OURS,
+    ),
+    Method(
+        "trimmed-mean", "Yin et al., ICML 2018", _aggregation(rule="trimmed-mean"), tuned_as=OURS
+    ),
+    Method("median", "Yin et al., ICML 2018", _aggregation(rule="median"), tuned_as=OURS),
+    Method("clipped", "Sun et al., 2019", _aggregation(clip=2.0), tuned_as=OURS),
     Method(
         "fedbuff",
         "Nguyen et al., AISTATS 2022",
         {"rounds": {"mode": "buffered", "buffer": 5}},
+        tuned_as=OURS,
     ),
-    Method("float16", "the defaults, uploads in half precision", _uploads("float16")),
-    Method("int8", "Alistarh et al., NeurIPS 2017", _uploads("int8")),
-    Method("top-k", "Stich et al., NeurIPS 2018", _uploads("top-k", keep=0.05)),
-    Method("adaptive", "the defaults, an encoding for each link", _uploads("adaptive")),
+    Method(
+        "float16", "the defaults, uploads in half precision", _uploads("float16"), tuned_as=OURS
+    ),
+    Method("int8", "Alistarh et al., NeurIPS 2017", _uploads("int8"), tuned_as=OURS),
+    Method("top-k", "Stich et al., NeurIPS 2018", _uploads("top-k", keep=0.05), tuned_as=OURS),
+    Method(
+        "adaptive", "the defaults, an encoding for each link", _uploads("adaptive"), tuned_as=OURS
+    ),
 )
 METHODS = {method.name: method for method in (*NAMED, *OTHERS)}

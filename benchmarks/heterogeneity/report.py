@@ -12,6 +12,7 @@ from benchmarks.heterogeneity.goals import goals
 from benchmarks.heterogeneity.measures import Found, Key, curve, last, mean_and_spread
 from benchmarks.heterogeneity.methods import METHODS, OURS, REFERENCE
 from benchmarks.heterogeneity.runner import read_tuning
+from benchmarks.heterogeneity.summary import summary
 from benchmarks.results import Table, table_lines
 
 COLUMNS = (
@@ -50,6 +51,7 @@ def write_all(results: Path, command: str) -> str:
             parts.append("\n".join(_goal_lines(methods)))
     text = "\n\n".join(parts) + "\n"
     (results / "tables.txt").write_text(text)
+    (results / "summary.md").write_text(summary(tables), encoding="utf-8")
     (results / "rounds.csv").write_text(_rounds_csv(cells))
     pictures.draw(results, tables)
     return text

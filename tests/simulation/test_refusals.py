@@ -292,7 +292,13 @@ class Spoken(NamedTuple):
 
 
 def sendable(spoken):
-    return [Spoken(*one) for one in spoken if not too_large(one[1])]
+    return [Spoken(*one) for one in spoken if not too_large(one[1]) and not pauses(one[1])]
+
+
+def pauses(message):
+    """An operator may stop the rounds: whatever else the command says, that is no nonsense."""
+    action = getattr(message, "action", None)
+    return action is m.OperatorAction.PAUSE_ROUNDS and not message.device
 
 
 @CAMPAIGNS
