@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from benchmarks.heterogeneity.cases import CASES
-from benchmarks.heterogeneity.methods import METHODS, NAMED, OTHERS
+from benchmarks.heterogeneity.methods import CANDIDATES, METHODS, NAMED, OTHERS
 
 SEEDS = (0, 1, 2)
 DATA = ("fashion-mnist", "watch")
@@ -63,7 +63,12 @@ def named(data: Sequence[str]) -> list[Cell]:
 
 
 def others() -> list[Cell]:
-    """Return the other methods, one case each."""
-    return [
+    """Return the other methods, one case each, and the candidates for the defaults in all."""
+    one_case = [
         Cell(DATA[0], OTHERS_CASE, method.name, seed) for seed, method in product(SEEDS, OTHERS)
+    ]
+    return one_case + [
+        Cell(DATA[0], case, name, seed)
+        for seed, case, name in product(SEEDS, CASES, CANDIDATES)
+        if case != OTHERS_CASE
     ]

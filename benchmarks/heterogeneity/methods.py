@@ -101,6 +101,11 @@ OTHERS = (
         "scaffold", "Karimireddy et al., ICML 2020", _training(control="scaffold", momentum=0.0)
     ),
     Method("fedavgm", "Hsu et al., 2019", _server(name="fedavgm", momentum=0.5)),
+    Method(
+        "widest-and-momentum",
+        "widest-and-drawn with fedavgm",
+        {**_training(rule=BOTH), **_server(name="fedavgm", momentum=0.5)},
+    ),
     Method("fedadam", "Reddi et al., ICLR 2021", _server(name="fedadam", rate=0.01)),
     Method(
         "feddf",
@@ -134,4 +139,6 @@ OTHERS = (
         "adaptive", "the defaults, an encoding for each link", _uploads("adaptive"), tuned_as=OURS
     ),
 )
+# Candidates for the defaults: they are run in every case.
+CANDIDATES = ("widest-and-drawn", "fedavgm", "widest-and-momentum")
 METHODS = {method.name: method for method in (*NAMED, *OTHERS)}
