@@ -276,7 +276,9 @@ def test_the_configurations_of_the_readme_are_accepted(tmp_path):
         read_config(path, config)
 
 
-def test_the_page_on_fair_rewards_holds_the_newest_summary_of_the_experiments():
-    summary = (ROOT / "benchmarks" / "fairness" / "results" / "summary.md").read_text()
-    page = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
-    assert summary in page, "copy benchmarks/fairness/results/summary.md into docs/fairness.md"
+@pytest.mark.parametrize("name", ["fairness", "heterogeneity"])
+def test_a_page_on_experiments_holds_their_newest_summary(name):
+    results = ROOT / "benchmarks" / name / "results"
+    summary = (results / "summary.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert summary in page, f"copy benchmarks/{name}/results/summary.md into docs/{name}.md"
