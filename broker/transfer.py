@@ -170,9 +170,8 @@ class BlobFetcher:
         """
         self._link = link
         self._parts = PartFolder(folder)
-        self._kept = set(
-            self._parts.names()
-        )  # most fetches keep nothing: no disk is asked for them
+        # Most fetches keep nothing: no disk is asked for them.
+        self._kept = set(self._parts.names())
         self._window = window
         self._attempts = attempts
         self._patience_s = patience_s

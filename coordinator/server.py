@@ -301,10 +301,10 @@ class Coordinator:
 
     def _sizes(self) -> dict[float, int]:
         """Return how large what travels is at each training width."""
-        known = self.state.weights
-        if self.settings.exchange == "weights" or not self._desk.blobs.has(known):
+        if self.settings.exchange == "weights":
             return self._payload_bytes
-        return dict.fromkeys(self._payload_bytes, len(self._desk.blobs.get(known)))
+        known = self._desk.blobs.size_of(self.state.weights)
+        return dict.fromkeys(self._payload_bytes, known) if known else self._payload_bytes
 
     # --- updates ---------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def read_update(
         update: which one.
         private: patterns of what devices keep to themselves.
     """
-    travels = shared_spec(spec, private) if private else spec
+    travels = shared_spec(spec, private)
     now = slice_state(base, spec, update.width, update.window)
 
     @cache
@@ -68,7 +68,7 @@ def stored_change(
         update: which one.
         private: patterns of what devices keep to themselves.
     """
-    travels = shared_spec(spec, private) if private else spec
+    travels = shared_spec(spec, private)
     place = (update.width, update.window)
     parts: Parts = UpdateParts(view_state(blobs.mapped(update.digest)), travels, update.width)
     if update.base:

@@ -102,14 +102,18 @@ class OwnNetwork:
             rows, size = self.knowledge[MEAN].shape
         except (KeyError, ValueError):
             raise SpecError("the task brings no knowledge that this version can read") from None
-        if self._public is not None:
-            self._check_scores(rows, size)
-        elif rows != classes:
+        public = self._public
+        if public is not None and rows != len(public):
+            raise SpecError(
+                f"the task knows {rows} public samples and brings {len(public)} of them"
+            )
+        told = rows if public is None else size
+        if told != classes:
             raise SpecError(
                 f"network {self._model.name!r} on this device tells {classes} classes apart, the"
-                f" fleet {rows}: give it the same classes"
+                f" fleet {told}: give it the same classes"
             )
-        elif size != own:
+        if public is None and size != own:
             raise SpecError(
                 f"network {self._model.name!r} on this device has {own} features before its last"
                 f" layer, the fleet's have {size}: give its last hidden layer {size}, or let the"
@@ -119,18 +123,6 @@ class OwnNetwork:
             check_knowledge(self.knowledge, nothing_known(rows, size))
         except KnowledgeError as error:
             raise SpecError(f"the task's knowledge cannot be used: {error}") from error
-
-    def _check_scores(self, rows: int, size: int) -> None:
-        classes = len(self._model.task.classes)
-        if self._public is not None and rows != len(self._public):
-            raise SpecError(
-                f"the task knows {rows} public samples and brings {len(self._public)} of them"
-            )
-        if size != classes:
-            raise SpecError(
-                f"network {self._model.name!r} on this device tells {classes} classes apart, the"
-                f" fleet {size}: give it the same classes"
-            )
 
     def learn(self, samples: Samples, after_step: Callable[[int], None]) -> tuple[float, bytes]:
         """Train the network with what the others know, keep it, and say what it knows now.

@@ -92,6 +92,10 @@ class BlobFolder:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
+    def size_of(self, digest: str) -> int:
+        """Return the bytes of a blob, unread; 0 where it is not there."""
+        return (self.folder / digest).stat().st_size if self.has(digest) else 0
+
     def has(self, digest: str) -> bool:
         """Tell whether a blob is there (its content is checked by `get` only)."""
         return bool(_DIGEST.fullmatch(digest)) and (self.folder / digest).is_file()

@@ -25,6 +25,10 @@ class KnowledgeError(ValueError):
     """Tensors are no knowledge of the wanted form. The message says what differs."""
 
 
+class KnowledgeNumbersError(KnowledgeError):
+    """The form is right, and its numbers cannot be averaged: NaN, infinity, or beyond `LARGEST`."""
+
+
 def nothing_known(rows: int, size: int) -> ModelState:
     """Return knowledge of no row: (``rows``, ``size``) zeros."""
     return {MEAN: np.zeros((rows, size), np.float32), COUNT: np.zeros(rows, np.int64)}
@@ -67,9 +71,9 @@ def check_knowledge(found: Mapping[str, Array], like: Mapping[str, Array]) -> No
                 f" {np.dtype(kind)} {like[name].shape}"
             )
     if not np.isfinite(found[MEAN]).all():
-        raise KnowledgeError(f"{MEAN!r} holds NaN or infinity")
+        raise KnowledgeNumbersError(f"{MEAN!r} holds NaN or infinity")
     if found[MEAN].size and np.abs(found[MEAN]).max() > LARGEST:
-        raise KnowledgeError(f"{MEAN!r} holds values above {LARGEST:g}")
+        raise KnowledgeNumbersError(f"{MEAN!r} holds values above {LARGEST:g}")
     if (found[COUNT] < 0).any():
         raise KnowledgeError(f"{COUNT!r} holds a number below 0")
     if found[MEAN][found[COUNT] == 0].any():

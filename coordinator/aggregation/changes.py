@@ -83,14 +83,17 @@ def clipped(changes: Sequence[Change], limit: float) -> list[Change]:
 
 def clip_factors(lengths: Sequence[float], limit: float) -> list[float]:
     """Return what each change is multiplied by; see `clipped`."""
-    moved = [length for length in lengths if length > 0]
-    longest = limit * float(np.median(moved)) if moved else 0.0
+    longest = limit * _median_of_moved(lengths)
     return [1.0 if length <= longest else longest / length for length in lengths]
 
 
 def usual_length(changes: Sequence[Change]) -> float:
     """Return the median length of those that changed anything, as a root mean square; 0 if none."""
-    moved = [length for one in changes if (length := root_mean_square(one.change)) > 0]
+    return _median_of_moved([root_mean_square(one.change) for one in changes])
+
+
+def _median_of_moved(lengths: Sequence[float]) -> float:
+    moved = [length for length in lengths if length > 0]
     return float(np.median(moved)) if moved else 0.0
 
 

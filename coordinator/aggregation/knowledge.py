@@ -5,7 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from broker.messages import DropReason
-from slimmable.knowledge import COUNT, MEAN, KnowledgeError, check_knowledge
+from slimmable.knowledge import (
+    COUNT,
+    MEAN,
+    KnowledgeError,
+    KnowledgeNumbersError,
+    check_knowledge,
+)
 from slimmable.state import Array, ModelState, StateError, decode_state
 
 
@@ -49,7 +55,8 @@ def inspect_knowledge(payload: bytes, like: Mapping[str, Array]) -> tuple[DropRe
         return DropReason.BAD_BYTES, str(error)
     try:
         check_knowledge(found, like)
+    except KnowledgeNumbersError as error:
+        return DropReason.NOT_FINITE, str(error)
     except KnowledgeError as error:
-        finite = "NaN" not in str(error) and "above" not in str(error)
-        return DropReason.WRONG_SHAPE if finite else DropReason.NOT_FINITE, str(error)
+        return DropReason.WRONG_SHAPE, str(error)
     return None
