@@ -46,6 +46,17 @@ def read_cells(results: Path) -> list[dict[str, Any]]:
     return [one for one in found if one["cell"]["tuning"] is None]
 
 
+def tuning_file(results: Path) -> Path:
+    """Return where the chosen learning rates stand."""
+    return results / "tuning.json"
+
+
+def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return data set -> method -> what was tried and chosen; empty before the first tuning."""
+    file = tuning_file(results)
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def write_json(path: Path, document: object) -> None:
     """Write a file so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

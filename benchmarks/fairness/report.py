@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.cell_runner import commit, read_cells
+from benchmarks.cell_runner import commit, read_cells, read_tuning
 from benchmarks.fairness import measures, pictures
 from benchmarks.fairness.cells import TUNING_SCHEMES, TUNING_SEED
 from benchmarks.fairness.goals import NAMES, Goal, goals
 from benchmarks.fairness.measures import Cell, Figures, Key, mean_of, number_text, spread_of
-from benchmarks.fairness.runner import read_tuning
 from benchmarks.fairness.summary import summary
 from benchmarks.results import Table, table_lines
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import cell_runner
-from benchmarks.cell_runner import Say, cell_file, write_json
+from benchmarks.cell_runner import Say, cell_file, read_tuning, tuning_file, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.fairness.cells import RATES, Cell, tuned_on, tuning
 from benchmarks.fairness.data import TASKS
@@ -21,11 +21,6 @@ def run_cells(
 ) -> int:
     """Run what is not finished yet; returns how many cells failed."""
     return cell_runner.run_cells("benchmarks.fairness", cells, results, processes, budget_s, say)
-
-
-def tuning_file(results: Path) -> Path:
-    """Return where the chosen learning rates stand."""
-    return results / "tuning.json"
 
 
 def tune(data: Sequence[str], results: Path, processes: int, say: Say) -> None:
@@ -73,12 +68,6 @@ def _score(entries: Sequence[Mapping[str, Any] | None]) -> float | None:
     """Return the mean of the best rewards; None where the method diverged in some cell."""
     found = [max(reward or 0.0 for reward in entry["reward"]) for entry in entries if entry]
     return fmean(found) if len(found) == len(entries) else None
-
-
-def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return data set -> method -> what was tried and chosen; empty before the first tuning."""
-    file = tuning_file(results)
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def sizes_of(cell: Cell, results: Path) -> dict[str, float]:

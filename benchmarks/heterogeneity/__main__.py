@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.arguments import names, positive
+from benchmarks.arguments import names
+from benchmarks.cell_command import add_processes, add_run_options, carry_out, seconds_left, wanted
 from benchmarks.cell_runner import cell_file, write_json
-from benchmarks.errors import BenchmarkError
 from benchmarks.heterogeneity import cells as suites
 from benchmarks.heterogeneity import runner
 
@@ -27,15 +25,7 @@ to run a cell again, remove its file from benchmarks/heterogeneity/results/cells
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for and return the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or (given[0].startswith("-") and given[0] not in {"-h", "--help"}):
-        given.insert(0, "run")
-    parsed = _parser().parse_args(given)
-    try:
-        return int(_COMMANDS[parsed.command](parsed, shlex.join(given)))
-    except BenchmarkError as error:
-        sys.stderr.write(f"heterogeneity: {error}\n")
-        return 1
+    return carry_out("heterogeneity", _parser(), _COMMANDS, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,27 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, report, cell):
         command.add_argument("--results", type=Path, default=runner.RESULTS, help="folder")
     run.add_argument("--data", type=names, default=suites.DATA, help="data sets")
-    run.add_argument("--processes", type=positive, default=os.cpu_count() or 1)
+    add_processes(run)
     run.add_argument("--others", action="store_true", help="the methods outside the eight")
-    run.add_argument("--only", default="", help="cells whose name holds this text")
-    run.add_argument("--budget-minutes", type=positive, help="begin no cell after so long")
-    run.add_argument("--list", action="store_true", help="name the cells in their order and end")
+    add_run_options(run)
     cell.add_argument("cell", type=json.loads, help="its fields, as JSON")
     return parser
 
 
 def _run(parsed: argparse.Namespace, command: str) -> int:
-    chosen = suites.others() if parsed.others else suites.named(parsed.data)
-    chosen = [cell for cell in chosen if parsed.only in cell.key]
-    if not chosen:
-        raise BenchmarkError(f"no cell holds {parsed.only!r} in its name; --list names them all")
+    suite = suites.others() if parsed.others else suites.named(parsed.data)
+    chosen = wanted(suite, parsed.only)
     if parsed.list:
         print("\n".join(cell.key for cell in chosen))
         return 0
     begun = time.monotonic()
     runner.tune(chosen, parsed.results, parsed.processes, _say)
-    budget = parsed.budget_minutes
-    left = max(1.0, budget * 60 - (time.monotonic() - begun)) if budget else None
+    left = seconds_left(parsed.budget_minutes, begun)
     failed = runner.run_cells(chosen, parsed.results, parsed.processes, left, _say)
     _report(parsed, command)
     return 1 if failed else 0

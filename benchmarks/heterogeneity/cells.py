@@ -39,6 +39,11 @@ class Cell:
         parts = [self.data, self.case, self.method, f"s{self.seed}"]
         return "_".join(parts + ([f"rate{self.tuning}"] if self.tuning is not None else []))
 
+    @property
+    def tuned_method(self) -> str:
+        """The method whose trials choose the learning rate."""
+        return METHODS[self.method].tuned_as or self.method
+
     def as_json(self) -> dict[str, object]:
         """Return the fields."""
         return asdict(self)
@@ -47,7 +52,7 @@ class Cell:
 def tuning(data: str, methods: Sequence[str]) -> list[Cell]:
     """Return the cells that the learning rates of some methods are chosen on."""
     return [
-        Cell(data, TUNING_CASE, METHODS[name].tuned_as or name, TUNING_SEED, at)
+        Cell(data, TUNING_CASE, name, TUNING_SEED, at)
         for name, at in product(methods, range(RATES))
     ]
 

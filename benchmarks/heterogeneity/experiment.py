@@ -16,6 +16,7 @@ from benchmarks.heterogeneity import campaign
 from benchmarks.heterogeneity.cases import CASES, TRANSFER_WATTS, Machine
 from benchmarks.heterogeneity.cells import Cell
 from benchmarks.heterogeneity.costs import costs_of
+from benchmarks.heterogeneity.measures import LAST
 from journal.blobs import BlobFolder
 from journal.chain import Record
 from journal.events import RoundScored
@@ -29,7 +30,6 @@ from slimmable.state import ModelState, decode_state
 
 SCHEME = "dirichlet(0.5)"
 DEVICES = {"fashion-mnist": 10, "watch": 8}
-LAST = 3  # rounds whose mean is a method's accuracy: on uneven data single rounds jump
 GLANCE = 2000  # test samples that the rounds before are judged on
 
 
@@ -66,6 +66,7 @@ def run_on(parts: Parts, cell: Cell, rate: float, results: Path) -> dict[str, An
             model, parts, judge, settings.widths, outcome.records, folder.with_name(campaign.KEPT)
         )
     machines = CASES[cell.case].machines(len(devices))
+    opened = max((task.round for task in tasks), default=0)
     return {
         "cell": cell.as_json(),
         "commit": commit(),
@@ -75,7 +76,7 @@ def run_on(parts: Parts, cell: Cell, rate: float, results: Path) -> dict[str, An
         "rounds": [msgspec.to_builtins(one) for one in rounds],
         "scores": scores,
         "devices": [
-            _device(device, machine, tasks, rounds_opened=_opened(tasks))
+            _device(device, machine, tasks, rounds_opened=opened)
             for device, machine in zip(devices, machines, strict=True)
         ],
         "cpu_s": time.process_time() - started,
@@ -121,10 +122,6 @@ def _score(
         )
         for width in widths
     }
-
-
-def _opened(tasks: Sequence[TaskResult]) -> int:
-    return max((task.round for task in tasks), default=0)
 
 
 def _device(

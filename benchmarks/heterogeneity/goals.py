@@ -6,6 +6,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from benchmarks.heterogeneity.measures import (
+    LAST,
     Found,
     curve,
     judged_width,
@@ -113,7 +114,7 @@ def _traffic(methods: Methods) -> Goal:
     shares = []
     for mine, other in _same_seeds(methods[OURS], methods.get(REFERENCE, ())):
         theirs, ours = curve(other), curve(mine)
-        target = fmean(theirs.scores[-3:])
+        target = fmean(theirs.scores[-LAST:])
         reached = ours.first("megabytes", target)
         they = theirs.first("megabytes", target)
         if reached is None or they is None:

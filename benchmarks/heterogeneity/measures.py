@@ -6,7 +6,7 @@ from itertools import accumulate
 from statistics import fmean, stdev
 from typing import Any
 
-LAST = 3
+LAST = 3  # rounds whose mean is a method's accuracy: on uneven data single rounds jump
 Found = Mapping[str, Any]
 Key = tuple[str, str]
 """Of a table: data and case."""

@@ -5,13 +5,12 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.cell_runner import commit, read_cells
+from benchmarks.cell_runner import commit, read_cells, read_tuning
 from benchmarks.heterogeneity import measures, pictures
 from benchmarks.heterogeneity.campaign import GRID, ROUNDS
 from benchmarks.heterogeneity.goals import goals
 from benchmarks.heterogeneity.measures import Found, Key, curve, last, mean_and_spread
 from benchmarks.heterogeneity.methods import METHODS, OURS, REFERENCE
-from benchmarks.heterogeneity.runner import read_tuning
 from benchmarks.heterogeneity.summary import summary
 from benchmarks.results import Table, table_lines
 

@@ -6,26 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cell_runner
-from benchmarks.cell_runner import Say, cell_file, write_json
+from benchmarks.cell_runner import Say, cell_file, read_tuning, tuning_file, write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.heterogeneity.cells import RATES, Cell, tuning
 from benchmarks.heterogeneity.measures import judged_width, last
-from benchmarks.heterogeneity.methods import METHODS
 
 MODULE = "benchmarks.heterogeneity"
 RESULTS = Path(__file__).parent / "results"
 STEP_SIZES = {"fashion-mnist": (0.1, 0.2, 0.4), "watch": (0.05, 0.1, 0.2)}
-
-
-def tuning_file(results: Path) -> Path:
-    """Return where the chosen learning rates stand."""
-    return results / "tuning.json"
-
-
-def read_tuning(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return data set -> method -> what was tried and chosen; empty before the first tuning."""
-    file = tuning_file(results)
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None:
@@ -38,9 +26,7 @@ def tune(cells: Iterable[Cell], results: Path, processes: int, say: Say) -> None
         BenchmarkError: a trial failed.
     """
     chosen = read_tuning(results)
-    wanted = dict.fromkeys(
-        (cell.data, METHODS[cell.method].tuned_as or cell.method) for cell in cells
-    )
+    wanted = dict.fromkeys((cell.data, cell.tuned_method) for cell in cells)
     missing = [(data, name) for data, name in wanted if name not in chosen.get(data, {})]
     if not missing:
         return
@@ -73,7 +59,7 @@ def rate_of(cell: Cell, results: Path) -> float:
     """
     if cell.tuning is not None:
         return STEP_SIZES[cell.data][cell.tuning]
-    name = METHODS[cell.method].tuned_as or cell.method
+    name = cell.tuned_method
     chosen = read_tuning(results).get(cell.data, {}).get(name)
     if chosen is None:
         raise BenchmarkError(

@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coordinator.aggregation.updates import DeviceUpdate
-from slimmable.slicing import slice_state
-from slimmable.spec import WidthSpec
 from slimmable.state import Array
 from slimmable.window import PREFIX, Place, Window
 
@@ -32,35 +29,6 @@ class Change:
     def place(self) -> Place:
         """Which part of the full model it is about."""
         return self.width, self.window
-
-
-def changes_of(
-    base: Mapping[str, Array], spec: WidthSpec, updates: Sequence[DeviceUpdate]
-) -> list[Change]:
-    """Return what each update changed, in the order of the device ids.
-
-    Args:
-        base: full state dict that the round started from.
-        spec: of the model.
-        updates: at least one.
-
-    Raises:
-        ValueError: no updates, or a weight that is not above 0.
-    """
-    if not updates or any(update.weight <= 0 for update in updates):
-        raise ValueError("aggregation needs at least one update, each with a weight above 0")
-    places = {update.place for update in updates}
-    held = {place: slice_state(base, spec, *place) for place in places}
-    return [
-        Change(
-            update.device,
-            update.width,
-            {name: update.state[name] - held[update.place][name] for name in spec.parameters},
-            update.weight,
-            update.window,
-        )
-        for update in sorted(updates, key=lambda update: update.device)
-    ]
 
 
 def clipped(changes: Sequence[Change], limit: float) -> list[Change]:

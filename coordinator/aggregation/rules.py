@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.aggregation.changes import Change, changes_of, clipped
 from coordinator.aggregation.partial_average import Room, averaged_steps, partial_average
 from coordinator.aggregation.readers import ChangeReader, readers_of, shortened
 from coordinator.aggregation.steps import Step, add
@@ -94,17 +93,6 @@ def steps_of(
         ValueError: no updates, or a weight that is not above 0.
     """
     return list(put_together(base, spec, readers_of(spec, updates), how, in_memory).steps)
-
-
-def admitted_changes(
-    base: Mapping[str, Array],
-    spec: WidthSpec,
-    updates: Sequence[DeviceUpdate],
-    how: Aggregation = MEAN,
-) -> list[Change]:
-    """Return what each update changed, shortened where it is too long; see `steps_of`."""
-    changes = changes_of(base, spec, updates)
-    return clipped(changes, how.clip) if how.clip else changes
 
 
 def aggregate(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregation.changes import changes_of, usual_length
+from coordinator.aggregation.changes import usual_length
 from coordinator.aggregation.control_variates import (
     HOLDERS,
     TOTAL,
@@ -21,7 +21,8 @@ from coordinator.aggregation.control_variates import (
     unknown_variate,
     unpacked,
 )
-from coordinator.aggregation.rules import aggregate
+from coordinator.aggregation.readers import WholeChanges, readers_of
+from coordinator.aggregation.rules import admitted, aggregate
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.settings import Aggregation, Settings, Training, Uploads
 from coordinator.settings_checks import SettingsError
@@ -36,6 +37,10 @@ from slimmable.window import PREFIX, Window, WindowKind
 from tests.unit.test_aggregation import SPEC, WIDTHS, random_state
 
 ASKED = Asked(steps=5, rate=0.1, corrected=True)
+
+
+def changes_of(base, spec, updates):
+    return list(WholeChanges(base, spec, admitted(base, spec, readers_of(spec, updates))))
 
 
 class Server:

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregation.rules import admitted_changes, aggregate
+from coordinator.aggregation.readers import WholeChanges, readers_of
+from coordinator.aggregation.rules import MEAN, admitted, aggregate
 from coordinator.aggregation.updates import DeviceUpdate
 from coordinator.bench import Bench, ScoreJob, UpdateFile
 from coordinator.bench_loading import load_server_data, load_validation
@@ -108,6 +109,10 @@ def scored(bench, updates):
 
 def aggregate_of(updates):
     return aggregate(BASE, MODEL.spec, updates)
+
+
+def admitted_changes(base, spec, updates, how=MEAN):
+    return list(WholeChanges(base, spec, admitted(base, spec, readers_of(spec, updates), how)))
 
 
 def taught(bench, updates, state=None, number=1):
