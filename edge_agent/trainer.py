@@ -67,8 +67,12 @@ class CommandReader(threading.Thread):
         self.commands.put(command)
 
 
-def main() -> None:
-    """Serve commands until standard input ends."""
+def main(keep_bytes: int = 0) -> None:
+    """Serve commands until standard input ends.
+
+    Args:
+        keep_bytes: of samples, see `edge_agent.sample_cache`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's; it then ends this pipe
     with contextlib.suppress(OSError):
@@ -85,7 +89,7 @@ def main() -> None:
     cancelled = threading.Event()
     reader = CommandReader(source, cancelled)
     reader.start()
-    trainer = Trainer(send, cancelled)
+    trainer = Trainer(send, cancelled, keep_bytes)
     # A full collection walks everything that torch's import made: 60 ms of CPU in the middle of a
     # step, three seconds on an emulated Raspberry Pi 3. Those objects never die: leave them out.
     gc.collect()

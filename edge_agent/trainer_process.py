@@ -15,6 +15,7 @@ from typing import Any
 
 from broker.messages import TrainingSettings
 from edge_agent import trainer_protocol as protocol
+from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.trainer_child import ChildEndedError, TrainerChild
 from edge_agent.training_failure import (
     OutOfMemory,
@@ -97,6 +98,7 @@ class TrainerProcess:
         self._settings = settings
         self._child: TrainerChild | None = None
         self._turn = asyncio.Lock()
+        self._feedback = ErrorFeedback()
         self.starts = 0
 
     @property
@@ -189,6 +191,7 @@ class TrainerProcess:
             evaluate=request.evaluate,
             upload=request.upload,
             upload_keep=request.upload_keep,
+            left=self._feedback.of(request.spec_hash, request.width),
             correction=request.correction,
             start_seed=request.start_seed,
             never_send=request.never_send,
@@ -210,6 +213,7 @@ class TrainerProcess:
             raise OutOfMemory(
                 request.width, out_of_memory_line(request.width, trained.peak_bytes, budget)
             )
+        self._feedback.keep(request.spec_hash, request.width, trained.left)
         return trained
 
     async def close(self) -> None:

@@ -85,6 +85,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
         factor: emulated seconds per CPU second; None on a real machine.
         evaluate: hold back some recordings from training, and measure ``state`` on them.
         upload, upload_keep: how the update travels, see `slimmable.update_codec`.
+        left: safetensors of what earlier updates of this slice left out; b"" = nothing.
         correction: safetensors of what is added to each parameter's gradient; b"" = nothing.
         start_seed: of the values that private parts start with.
         never_send: patterns of tensors that the device keeps to itself whatever the task says.
@@ -110,6 +111,7 @@ class TrainCommand(_Tagged, frozen=True, kw_only=True):
     evaluate: bool = False
     upload: str = "float32"
     upload_keep: float = 0.0
+    left: bytes = b""
     correction: bytes = b""
     start_seed: int = 0
     never_send: tuple[str, ...] = ()
@@ -204,6 +206,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
         evaluations: what the command's state scored at each width on what was held back, where the
             command asked for it and there are recordings enough.
         corrected: whether the command's correction was added to every gradient.
+        left: safetensors of what the update leaves out, for the next command; b"" = nothing.
     """
 
     state: bytes
@@ -216,6 +219,7 @@ class Trained(_Tagged, frozen=True, kw_only=True):
     evaluations: tuple[WidthEvaluation, ...] = ()
     upload: UpdateEncoding = UpdateEncoding.FLOAT32
     corrected: bool = False
+    left: bytes = b""
 
 
 class Failed(_Tagged, frozen=True, kw_only=True):

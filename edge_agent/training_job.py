@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,19 +15,19 @@ import numpy as np
 
 from broker.messages import WidthEvaluation
 from edge_agent import trainer_protocol as protocol
-from edge_agent.held_back import evaluate, made_up, split
+from edge_agent.held_back import evaluate, made_up
 from edge_agent.own_network import OwnNetwork
 from edge_agent.private_part import PrivatePart
+from edge_agent.sample_cache import SampleCache
 from edge_agent.trainer_protocol import WEIGHTS
 from profiler.benchmark import BenchmarkHooks, BenchmarkSettings, run_benchmark
 from profiler.emulation import SLOW_MOTION, owed_wait
 from profiler.profile import WidthCost
 from profiler.resident_memory import PeakMeter
 from slimmable.model import ModelError, SlimmableModel, load_model
-from slimmable.readers import read_samples
 from slimmable.samples import Samples, SamplesError
 from slimmable.spec import SpecError
-from slimmable.state import Array, ModelState, StateError, decode_state
+from slimmable.state import Array, ModelState, StateError, decode_state, encode_state
 from slimmable.training import TrainingRule, train
 from slimmable.update_codec import UpdateEncoding, encode_update
 
@@ -104,25 +103,25 @@ class Pace:
 
 
 class Trainer:
-    """Carries out commands. Keeps the last model and the last data, which rarely change."""
+    """Carries out commands. Keeps the last model and the last samples, which rarely change."""
 
     def __init__(
         self,
         send: Callable[[protocol.Event | protocol.Reply], None],
         cancelled: threading.Event,
+        keep_bytes: int = 0,
     ) -> None:
         """Create a trainer.
 
         Args:
             send: writes one event to the agent.
             cancelled: set when the running command is no longer wanted.
+            keep_bytes: of samples, see `edge_agent.sample_cache`.
         """
         self._send = send
         self._cancelled = cancelled
         self._model: tuple[tuple[str, Any], SlimmableModel] | None = None
-        self._data: tuple[protocol.DataSource, Samples] | None = None
-        self._parts: tuple[protocol.DataSource, Samples, Samples | None] | None = None
-        self._left: tuple[tuple[str, float], ModelState] | None = None
+        self._samples = SampleCache(keep_bytes)
 
     def answer(self, command: protocol.Command) -> protocol.Reply:
         """Carry out one command; whatever goes wrong becomes a `Failed`."""
@@ -139,7 +138,7 @@ class Trainer:
 
     def _profile(self, command: protocol.ProfileCommand) -> protocol.Profiled:
         model = self._load_model(command.model, command.options)
-        samples = self._load_data(command.data)
+        samples = self._samples.whole(command.data)
         self._send(
             protocol.Loaded(
                 spec_hash=model.spec.spec_hash,
@@ -181,7 +180,10 @@ class Trainer:
                 f" {model.spec.spec_hash[:12]}, the task {command.spec_hash[:12]}:"
                 " install the same version on server and device"
             )
-        samples, held = self._load_parts(command)
+        if command.evaluate:
+            samples, held = self._samples.split(command.data)
+        else:
+            samples, held = self._samples.whole(command.data), None
         pace, meter = Pace(command.factor, self._cancelled), PeakMeter()
         steps = command.training.steps
 
@@ -202,7 +204,16 @@ class Trainer:
             state = part.joined(received)
             evaluations = measured(state)
             trained, loss = behave(command, model, state, samples, after_step)
-            payload = self._encoded(command, upload, part, received, trained)
+            sent = encode_update(
+                part.sent(trained, received),
+                received,
+                part.spec.parameters,
+                upload,
+                np.random.default_rng((command.seed, 1)),
+                keep=command.upload_keep,
+                left=decode_state(command.left) if command.left else None,
+            )
+            payload, left = sent.payload, sent.left
             pace.keep()
             part.keep(trained)
         else:
@@ -210,6 +221,7 @@ class Trainer:
             steps = network.steps
             evaluations = measured(network.state)
             loss, payload = network.learn(samples, after_step)
+            left = {}
             pace.keep()
         return protocol.Trained(
             state=payload,
@@ -222,29 +234,8 @@ class Trainer:
             evaluations=evaluations,
             upload=upload,
             corrected=bool(command.correction),
+            left=encode_state(left) if left else b"",
         )
-
-    def _encoded(
-        self,
-        command: protocol.TrainCommand,
-        upload: UpdateEncoding,
-        part: PrivatePart,
-        received: ModelState,
-        trained: ModelState,
-    ) -> bytes:
-        """Return the bytes of the update; what they leave out is kept for the next one."""
-        slice_ = (command.spec_hash, command.width)
-        found = encode_update(
-            part.sent(trained, received),
-            received,
-            part.spec.parameters,
-            upload,
-            np.random.default_rng((command.seed, 1)),
-            keep=command.upload_keep,
-            left=self._left[1] if self._left and self._left[0] == slice_ else None,
-        )
-        self._left = (slice_, found.left) if found.left else None
-        return found.payload
 
     def _load_model(self, name: str, options: dict[str, Any]) -> SlimmableModel:
         key = (name, options)
@@ -252,22 +243,6 @@ class Trainer:
             self._model = None  # never two models at once
             self._model = (key, load_model(name, options))
         return self._model[1]
-
-    def _load_data(self, source: protocol.DataSource) -> Samples:
-        if self._data is None or self._data[0] != source:
-            self._data = self._parts = None
-            self._data = (source, read_samples(Path(source.path), source.reader, source.options))
-        return self._data[1]
-
-    def _load_parts(self, command: protocol.TrainCommand) -> tuple[Samples, Samples | None]:
-        """Return what trains, and what is held back where the command asks for an evaluation."""
-        if not command.evaluate:
-            return self._load_data(command.data), None
-        if self._parts is None or self._parts[0] != command.data:
-            parts = split(self._load_data(command.data))
-            self._data = None  # the parts are copies: never all of it twice
-            self._parts = (command.data, *parts)
-        return self._parts[1:]
 
 
 def report(

@@ -247,7 +247,9 @@ class Training:
             for name, leaf in self._leaves.items():
                 if leaf.grad is None:
                     continue
-                gradient = leaf.grad.add(leaf, alpha=rule.weight_decay)
+                gradient = leaf.grad
+                if rule.weight_decay:
+                    gradient = gradient.add(leaf, alpha=rule.weight_decay)
                 if rule.proximal:  # the gradient of mu / 2 times the squared distance moved
                     gradient.add_(leaf - self._start[name], alpha=rule.proximal)
                 if self._correction:  # after the limit: it is no gradient of the device's own

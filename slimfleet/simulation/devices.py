@@ -13,6 +13,7 @@ import numpy as np
 
 from broker.messages import WidthEvaluation
 from edge_agent.agent import OwnModel
+from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import DataSource, TrainCommand, Trained
 from edge_agent.training_failure import OutOfMemory, expect
@@ -102,6 +103,7 @@ class SimulatedTrainer:
         self._spec, self._workers = spec, workers
         self._rng = np.random.default_rng((seed, zlib.crc32(device.name.encode())))
         self._received: list[Received] = []
+        self._feedback = ErrorFeedback()
         self._machine = Machine(device.tier, spec) if device.tier else None
         # Of its own, so that what a rider draws does not hang on its machine.
         self._times = np.random.default_rng((seed, zlib.crc32(device.name.encode()), 1))
@@ -151,9 +153,11 @@ class SimulatedTrainer:
             seconds = self._machine.training_s(request.width, request.training, self._times)
         given = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
         # Handed over before virtual time passes, so that the trainings of a round run side by side.
-        wait = self._workers.submit(TrainCommand(**given, data=self._data))
+        left = self._feedback.of(request.spec_hash, request.width)
+        wait = self._workers.submit(TrainCommand(**given, data=self._data, left=left))
         await asyncio.sleep(seconds)
         trained = expect(Trained, wait(), request.width)
+        self._feedback.keep(request.spec_hash, request.width, trained.left)
         claimed, evaluations = trained.samples, trained.evaluations
         if rider:
             claimed, evaluations = rider.claim(claimed), _reported(rider, evaluations)

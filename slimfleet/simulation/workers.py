@@ -21,6 +21,7 @@ from edge_agent.trainer_process import MALLOC_SETTINGS
 from edge_agent.training_failure import describe_exit, training_obstacle
 from slimfleet.simulation.errors import SimulationError
 
+KEEP_BYTES = 256 * 1024**2  # of samples, in each worker
 Wait = Callable[[], protocol.Reply]
 
 
@@ -57,7 +58,7 @@ class _InThisProcess:
     def __init__(self) -> None:
         from edge_agent.training_job import Trainer
 
-        self._trainer = Trainer(send=lambda _: None, cancelled=threading.Event())
+        self._trainer = Trainer(lambda _: None, threading.Event(), KEEP_BYTES)
 
     def submit(self, command: protocol.TrainCommand) -> Wait:
         return lambda: self._trainer.answer(command)

@@ -85,7 +85,7 @@ def test_a_worker_computes_on_the_torch_device_of_whoever_started_it(monkeypatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     started, trained_on = [], []
     monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
-    monkeypatch.setattr(trainer, "main", lambda: trained_on.append(torch_device()))
+    monkeypatch.setattr(trainer, "main", lambda _kept: trained_on.append(torch_device()))
     for name in ("cpu", "cuda:1", "auto"):
         with computing_on(name):
             workers._Child()
