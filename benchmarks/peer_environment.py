@@ -42,6 +42,7 @@ def peer_python(folder: Path, name: str, requirements: Sequence[str]) -> Path:
     home = folder / f"{name}-{ours}"
     python = home / "bin" / "python"
     if (home / READY).exists():
+        _borrow(home)
         return python
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -50,13 +51,18 @@ def peer_python(folder: Path, name: str, requirements: Sequence[str]) -> Path:
         raise BenchmarkError(f"{name}: no environment can be made in {home}: {error}") from error
     wanted = [*requirements, f"numpy=={version('numpy')}"]
     _install(name, python, wanted)
-    # Read after the environment's own packages, so that only what it lacks comes from ours.
-    borrowed = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (borrowed / "site-packages" / "zz-borrowed.pth").write_text(
-        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
-    )
+    _borrow(home)
     (home / READY).touch()
     return python
+
+
+def _borrow(home: Path) -> None:
+    """Let the environment see our packages, from wherever this program runs today."""
+    place = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # Read after the environment's own packages, so that only what it lacks comes from ours.
+    (place / "site-packages" / "zz-borrowed.pth").write_text(
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
+    )
 
 
 def _install(name: str, python: Path, wanted: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from slimmable.model import SlimmableModel
 from slimmable.slicing import check_state
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskKind
-from slimmable.torch_device import on_torch_device, torch_device
+from slimmable.torch_device import on_torch_device, seed_torch, torch_device
 from slimmable.training import DivergenceError, SlicedNetwork, batches
 from slimmable.training_rule import Schedule, TrainingRule, WidthDraw, WidthRule
 
@@ -172,7 +172,7 @@ class Student:
         self._second = {name: torch.zeros_like(leaf) for name, leaf in self._leaves.items()}
         self._draw = WidthDraw(self._pace, 1.0)
         self._batches = batches(len(x), rule.batch_size, rng)
-        torch.manual_seed(int(rng.integers(2**63)))
+        seed_torch(int(rng.integers(2**63)))
         self._slices = {
             width: SlicedNetwork(model, width, 1.0, scaler=False) for width in self._draw.widths
         }

@@ -30,7 +30,7 @@ from slimmable.slicing import check_state
 from slimmable.spec import Indices, WidthSpec
 from slimmable.state import Array, ModelState
 from slimmable.task import Task, TaskError, TaskKind
-from slimmable.torch_device import on_torch_device, torch_device
+from slimmable.torch_device import on_torch_device, seed_torch, torch_device
 from slimmable.training_rule import TrainingRule, WidthDraw
 
 __all__ = [
@@ -188,7 +188,7 @@ class Training:
             self._correction = {name: _tensor(correction[name]) for name in names}
         self._draw = WidthDraw(rule, width)
         self._batches = batches(len(samples), rule.batch_size, rng)
-        torch.manual_seed(int(rng.integers(2**63)))
+        seed_torch(int(rng.integers(2**63)))
         self._slices = {
             offered: SlicedNetwork(model, offered, width, scaler=rule.scaler)
             for offered in self._draw.widths

@@ -129,6 +129,22 @@ def test_an_installed_peer_is_not_installed_again(monkeypatch, tmp_path):
     assert install.call_count == 1
 
 
+def test_a_peer_borrows_from_the_environment_that_runs_today(monkeypatch, tmp_path):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    monkeypatch.setattr(
+        peer_environment.venv,
+        "create",
+        lambda home, **_: (home / "lib" / version / "site-packages").mkdir(parents=True),
+    )
+    done = subprocess.CompletedProcess([], 0, "", "")
+    monkeypatch.setattr(peer_environment.subprocess, "run", mock.Mock(return_value=done))
+    for ours in ("an-old-clone", "here"):
+        monkeypatch.setattr(peer_environment.sysconfig, "get_path", lambda _kind, ours=ours: ours)
+        python = peer_environment.peer_python(tmp_path, "peer", ["peer==1"])
+    [borrowed] = python.parent.parent.rglob("zz-borrowed.pth")
+    assert borrowed.read_text() == "here\n"
+
+
 def test_ratios_are_of_runs_of_the_same_turn_and_held_against_the_goals():
     found = {
         OURS: [played(8.0, 0.9), played(16.0, 1.8)],
