@@ -4,10 +4,12 @@ The queries here serve the writer too. A reader holds nothing open between two c
 never keeps the writer from tidying up its write-ahead log.
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +47,20 @@ _NOT_DAMAGE = frozenset(
     }
 )
 _T = TypeVar("_T")
+
+TELEMETRY_BATCH = 2000
+TelemetryMark = tuple[float, int]
+"""When the last telemetry that was read came, and its place among those of that moment."""
+TELEMETRY_START: TelemetryMark = (-math.inf, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One telemetry message: who sent it and when it came, by the server's clock."""
+
+    device: str
+    at: float
+    said: Telemetry
 
 
 class JournalReader:
@@ -90,6 +106,20 @@ class JournalReader:
             JournalError: missing, of another version, or damaged.
         """
         return self._ask(lambda connection: select_telemetry(connection, device, since))
+
+    def telemetry_since(self, mark: TelemetryMark) -> tuple[list[Heard], TelemetryMark]:
+        """Return the next telemetry of all devices, in the order in which it came.
+
+        Args:
+            mark: from an earlier call; `TELEMETRY_START` = from the oldest that is kept.
+
+        Returns:
+            At most `TELEMETRY_BATCH` messages, and the mark to ask for the next ones with.
+
+        Raises:
+            JournalError: missing, of another version, or damaged.
+        """
+        return self._ask(lambda connection: select_telemetry_since(connection, mark))
 
     def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         """Answer from one moment of the journal.
@@ -242,6 +272,30 @@ def select_telemetry(
         return [(at, msgspec.json.decode(payload, type=Telemetry)) for at, payload in rows]
     except (msgspec.DecodeError, TypeError) as error:
         raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
+
+
+def select_telemetry_since(
+    connection: sqlite3.Connection, mark: TelemetryMark
+) -> tuple[list[Heard], TelemetryMark]:
+    """Return the telemetry of all devices after a mark, and the mark behind it.
+
+    Raises:
+        JournalDamagedError: a row cannot be read.
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    rows = connection.execute(
+        "SELECT device, received_at, payload, rowid FROM telemetry"
+        " WHERE received_at > ?1 OR (received_at = ?1 AND rowid > ?2)"
+        " ORDER BY received_at, rowid LIMIT ?3",
+        (max(mark[0], -1e18), mark[1], TELEMETRY_BATCH),
+    ).fetchall()
+    heard = []
+    for device, at, payload, _ in rows:
+        try:
+            heard.append(Heard(device, at, msgspec.json.decode(payload, type=Telemetry)))
+        except (msgspec.DecodeError, TypeError) as error:
+            raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
+    return heard, (rows[-1][1], rows[-1][3]) if rows else mark
 
 
 def explain(error: sqlite3.Error, path: Path) -> JournalError:

@@ -1,0 +1,130 @@
+"""The state of the fleet as an operator sees it, folded from the journal and from telemetry. Pure.
+
+::
+
+    view = FleetView()
+    for record in reader.records():
+        fold(view, record.at, record.event)  # of monitor.folding
+    view.hear("pump-7", received_at, telemetry)
+
+The page, the terminal and the metrics are made from one and the same view. It can be rebuilt from
+the journal at any time, and holds nothing that is not in there.
+
+A round is *eligible* for a device that takes part in the fleet, can train, is neither suspended nor
+retired, and that the operator's limits do not keep away. Whether it is there, and strong enough, is
+what participation is about: such rounds count as missed. Rounds for which others were drawn do not
+count. *Participation* is the share of a device's eligible rounds whose aggregate holds its update.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from broker.messages import Release, Telemetry
+from monitor.device_view import DeviceView, Moment
+from monitor.drift import ConfidenceDrift
+from monitor.round_view import RoundView
+
+if TYPE_CHECKING:
+    from journal import events as e
+
+KEPT_ROUNDS = 200
+"""Rounds that are kept task by task; of older ones only what devices and totals say of them."""
+INCIDENTS = 500
+
+
+class FleetView:
+    """Everything that an operator can see. Times are the server's clock.
+
+    Attributes:
+        fleet, model, software: of the campaign; "" before it began.
+        settings: the campaign's, as plain data.
+        phase: what the server does, in a word; phase_since: from when on.
+        epoch: how often the server started.
+        devices: name -> what is known of it.
+        rounds: number -> round, the last `KEPT_ROUNDS`.
+        opened, counted: rounds so far, and those of them that were aggregated.
+        scores: (round, server time, score over width) of every measured round.
+        releases: digest -> the release and when it was made.
+        allocations: (server time, allocation), all of them.
+        paused: why no further round opens, or "".
+        stopped: why training is over, or ""; held: why no round opens for the moment; withheld: why
+            the newest weights were not released.
+        incidents: what went wrong with no device to blame, and refused messages.
+        actions: what operators did.
+        notes: of the whole fleet.
+        sent, received: bytes that all devices moved, both only ever grow.
+        drops: reason -> how often an eligible device missed an aggregate for it.
+        presence_changes: (state, cause) -> how often.
+        events: how many were folded; at: server time of the last.
+        sizes: training width -> bytes that a device fetches for it.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.fleet = self.model = self.software = ""
+        self.settings: dict[str, Any] = {}
+        self.phase, self.phase_since = "empty", 0.0
+        self.epoch = 0
+        self.devices: dict[str, DeviceView] = {}
+        self.rounds: dict[int, RoundView] = {}
+        self.opened = self.counted = 0
+        self.scores: list[tuple[int, float, tuple[e.CurvePoint, ...]]] = []
+        self.releases: dict[str, tuple[Release, float]] = {}
+        self.allocations: list[tuple[float, e.RewardsAllocated]] = []
+        self.paused = self.stopped = self.held = ""
+        self.withheld = ""
+        self.incidents: deque[Moment] = deque(maxlen=INCIDENTS)
+        self.actions: deque[tuple[float, e.OperatorActed]] = deque(maxlen=INCIDENTS)
+        self.notes: deque[Moment] = deque(maxlen=INCIDENTS)
+        self.sent = self.received = 0
+        self.drops: dict[str, int] = {}
+        self.presence_changes: dict[tuple[str, str], int] = {}
+        self.events = 0
+        self.at = 0.0
+        self.sizes: dict[float, int] = {}
+
+    @property
+    def current(self) -> RoundView | None:
+        """The round that was opened last."""
+        return self.rounds[max(self.rounds)] if self.rounds else None
+
+    @property
+    def score(self) -> float | None:
+        """Score of the widest width that was measured last."""
+        return self.scores[-1][2][-1].score if self.scores and self.scores[-1][2] else None
+
+    def hear(self, name: str, at: float, said: Telemetry) -> None:
+        """Take in a device's telemetry.
+
+        Args:
+            name: of the device.
+            at: server time at which it came.
+            said: the message.
+        """
+        device = self.device(name)
+        device.telemetry, device.telemetry_at = said, at
+        device.inferences += max(0, said.inferences)
+        if said.inferences > 0:
+            device.worked(at, "inference")
+        if said.running and said.confidence:
+            watched = device.drift.get(said.running)
+            if watched is None:  # one model at a time, so that a long life does not fill the memory
+                watched = ConfidenceDrift.empty(len(said.confidence))
+                device.drift = {said.running: watched}
+            watched.add(said.confidence)
+
+    def device(self, name: str) -> DeviceView:
+        """Return a device; one that was never heard of is new."""
+        found = self.devices.get(name)
+        if found is None:
+            labels = self.settings.get("labels", {}).get(name, {})
+            found = self.devices[name] = DeviceView(name, dict(labels))
+        return found
+
+    def enter(self, at: float, phase: str) -> None:
+        """Note what the server does from now on."""
+        self.phase, self.phase_since = phase, at
+
+    def incident(self, at: float, kind: str, text: str) -> None:
+        """Note what went wrong with no device to blame."""
+        self.incidents.append(Moment(at, kind, text))
