@@ -400,6 +400,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     rule: str = "ordered-dropout"
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
+    widest_share: float = 0.0
     distillation: float = 0.0
     schedule: str = "constant"
     gradient_norm: float = 0.0

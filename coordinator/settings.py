@@ -39,8 +39,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         private_steps: so many of the steps come first and train only what is private, the others
             only the rest; 0 = all is trained together. A device with fewer steps takes the same
             share of them.
-        rule, random_widths, draw_weights, distillation: which widths a step trains, see
-            `slimmable.training_rule.TrainingRule`.
+        rule, random_widths, draw_weights, widest_share, distillation: which widths a step trains,
+            see `slimmable.training_rule.TrainingRule`.
         scaler: whether what a slice's layers give is divided by its width while training.
         window: which channels the slices of a round hold: "prefix", "rolling" or "random", see
             `slimmable.window`.
@@ -62,6 +62,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
+    widest_share: float = 0.0
     distillation: float = 0.0
     scaler: bool = False
     window: WindowKind = WindowKind.PREFIX

@@ -207,6 +207,7 @@ def _rule(arguments: argparse.Namespace, samples: int) -> TrainingRule:
             rule=arguments.rule,
             random_widths=arguments.random_widths,
             draw_weights=arguments.draw_weights,
+            widest_share=arguments.widest_share,
             distillation=arguments.distillation,
             schedule=arguments.schedule,
             warm_up=arguments.warm_up,

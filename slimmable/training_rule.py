@@ -56,6 +56,9 @@ class TrainingRule:
             fewer lie between them, all.
         draw_weights: of ordered dropout, how often each of ``widths`` is drawn in proportion to the
             others; empty for equally often.
+        widest_share: of ordered dropout, share of the steps that take the widest width inside the
+            training width; the others take the narrower ones equally often. 0 = all are drawn
+            equally often. Draw weights, where they are given, decide alone.
         distillation: how much of the loss of a narrower slice is its distance from the widest one
             of the step, 0 (none) to 1 (it never sees a target); see `slimmable.distillation`.
         schedule: of the learning rate.
@@ -86,6 +89,7 @@ class TrainingRule:
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
+    widest_share: float = 0.0
     distillation: float = 0.0
     schedule: Schedule = Schedule.CONSTANT
     warm_up: int = 0
@@ -133,6 +137,8 @@ class TrainingRule:
         object.__setattr__(self, "rule", WidthRule(self.rule))
         object.__setattr__(self, "schedule", Schedule(self.schedule))
         self._check_draw_weights()
+        if not 0 <= self.widest_share < 1:
+            raise ValueError(f"widest share {self.widest_share} must be at least 0 and below 1")
 
     def _check_draw_weights(self) -> None:
         weights = self.draw_weights
@@ -181,6 +187,11 @@ class WidthDraw:
         if rule.draw_weights and inside:
             weights = [rule.draw_weights[place] for place in inside]
             self._chances = tuple(weight / sum(weights) for weight in weights)
+        elif rule.rule is WidthRule.ORDERED_DROPOUT and rule.widest_share and len(inside) > 1:
+            narrower = (1 - rule.widest_share) / (len(inside) - 1)
+            self._chances = tuple(
+                rule.widest_share if one == max(self._inner) else narrower for one in self._inner
+            )
 
     @property
     def widths(self) -> tuple[float, ...]:

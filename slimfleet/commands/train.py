@@ -100,6 +100,14 @@ def _add_rule_arguments(group: "argparse._ArgumentGroup") -> None:
         help="of ordered dropout: how often each width is drawn, in proportion",
     )
     group.add_argument(
+        "--widest-share",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of ordered dropout: share of the steps that take the full width, the others the"
+        " narrower ones (default 0: all widths equally often)",
+    )
+    group.add_argument(
         "--distillation",
         type=float,
         default=0.0,

@@ -145,6 +145,7 @@ def test_the_report_says_what_was_done(train, tmp_path):
         "rule": "sandwich",
         "random_widths": 1,
         "draw_weights": [],
+        "widest_share": 0.0,
         "distillation": 0.5,
         "schedule": "cosine",
         "warm_up": 3,

@@ -86,6 +86,30 @@ def test_ordered_dropout_draws_every_width_of_the_slice_equally_often():
         assert drawn.count((width,)) / 3000 == pytest.approx(1 / 3, abs=0.04)
 
 
+def test_a_share_of_the_steps_takes_the_widest_width_that_there_is():
+    rule = replace(RULE, widest_share=0.7)
+    for width in rule.widths[1:]:
+        draw = WidthDraw(rule, width)
+        often = draw.frequencies()
+        assert often[width] == pytest.approx(0.7)
+        assert sum(often.values()) == pytest.approx(1)
+        narrower = [chance for one, chance in often.items() if one < width]
+        assert max(narrower) == pytest.approx(min(narrower))
+        rng = np.random.default_rng(0)
+        drawn = [draw.draw(rng)[0] for _ in range(4000)]
+        assert drawn.count(width) / 4000 == pytest.approx(0.7, abs=0.03)
+    assert WidthDraw(rule, rule.widths[0]).frequencies() == {rule.widths[0]: 1.0}
+
+
+def test_the_widest_share_is_for_ordered_dropout_without_draw_weights():
+    weighted = replace(RULE, widest_share=0.7, draw_weights=(1.0, 1.0, 2.0, 4.0))
+    assert WidthDraw(weighted, 1.0).frequencies()[1.0] == pytest.approx(0.5)
+    for rule in ("sandwich", "all-widths", "own-width", "widest-and-drawn"):
+        chosen = replace(RULE, widest_share=0.7, rule=rule)
+        plain = replace(chosen, widest_share=0.0)
+        assert WidthDraw(chosen, 1.0).frequencies() == WidthDraw(plain, 1.0).frequencies()
+
+
 def test_draw_weights_say_how_often_a_width_is_drawn_also_in_a_narrower_slice():
     rule = replace(RULE, draw_weights=(1.0, 1.0, 2.0, 4.0))
     drawn = draws(rule, count=4000)
@@ -359,6 +383,9 @@ def test_the_schedule_reaches_the_weights():
         ({"distillation": float("nan")}, "must be"),
         ({"warm_up": 20}, "warm-up of 20 steps must be"),
         ({"warm_up": -1}, "must be"),
+        ({"widest_share": 1.0}, "widest share 1.0 must be"),
+        ({"widest_share": -0.1}, "at least 0 and below 1"),
+        ({"widest_share": float("nan")}, "at least 0 and below 1"),
         ({"draw_weights": (1.0,)}, "one number above 0 for each"),
         ({"draw_weights": (1.0, 1.0, 1.0, 0.0)}, "above 0"),
         ({"draw_weights": (1.0, 1.0, 1.0, 1.0), "rule": "sandwich"}, "left out with sandwich"),
