@@ -35,8 +35,11 @@ def _training(**values: Any) -> Settings:
     return {"training": values}
 
 
+EVENLY = _training(widest_share=0.0)
+
+
 def _aggregation(**values: Any) -> Settings:
-    return {"aggregation": values}
+    return {**EVENLY, "aggregation": values}
 
 
 def _server(**values: Any) -> Settings:
@@ -44,10 +47,11 @@ def _server(**values: Any) -> Settings:
 
 
 def _uploads(encoding: str, **values: Any) -> Settings:
-    return {"uploads": {"encoding": encoding, **values}}
+    return {**EVENLY, "uploads": {"encoding": encoding, **values}}
 
 
 OURS = "slimfleet"
+BASE = "evenly-drawn"  # of the methods that change one thing: ordered dropout as published
 BOTH = "widest-and-drawn"
 REFERENCE = "heterofl"
 NAMED = (
@@ -63,7 +67,7 @@ NAMED = (
         "Diao et al., ICLR 2021: static, scaler, masked cross-entropy",
         _training(rule="own-width", scaler=True, masked_loss=True),
     ),
-    Method("fjord", "Horvath et al., NeurIPS 2021", {"weighting": "samples"}),
+    Method("fjord", "Horvath et al., NeurIPS 2021", {"weighting": "samples", **EVENLY}),
     Method(
         "fjord-kd",
         "the same with self-distillation",
@@ -77,6 +81,7 @@ NAMED = (
     Method(OURS, "the defaults", {}),
 )
 OTHERS = (
+    Method(BASE, "the defaults, but every width drawn equally often", EVENLY),
     Method("sandwich", "Yu and Huang, ICCV 2019", _training(rule="sandwich")),
     Method("widest-and-drawn", "FjORD's steps without distillation", _training(rule=BOTH)),
     Method(
@@ -96,49 +101,47 @@ OTHERS = (
     Method(
         "federated-dropout", "Caldas et al., 2018", _training(rule="own-width", window="random")
     ),
-    Method("fedprox", "Li et al., MLSys 2020", _training(proximal=0.01)),
+    Method("fedprox", "Li et al., MLSys 2020", _training(proximal=0.01, widest_share=0.0)),
     Method(
-        "scaffold", "Karimireddy et al., ICML 2020", _training(control="scaffold", momentum=0.0)
+        "scaffold",
+        "Karimireddy et al., ICML 2020",
+        _training(control="scaffold", momentum=0.0, widest_share=0.0),
     ),
     Method("fedavgm", "Hsu et al., 2019", _server(name="fedavgm", momentum=0.5)),
     Method(
         "widest-and-momentum",
         "widest-and-drawn with fedavgm",
-        {**_training(rule=BOTH), **_server(name="fedavgm", momentum=0.5)},
+        {**_server(name="fedavgm", momentum=0.5), **_training(rule=BOTH)},
     ),
     Method("fedadam", "Reddi et al., ICLR 2021", _server(name="fedadam", rate=0.01)),
     Method(
         "feddf",
         "Lin et al., NeurIPS 2020",
         _aggregation(distillation={"rule": "feddf"}),
-        tuned_as=OURS,
+        tuned_as=BASE,
     ),
     Method(
         "fed-et",
         "Cho et al., IJCAI 2022",
         _aggregation(distillation={"rule": "fed-et"}),
-        tuned_as=OURS,
+        tuned_as=BASE,
     ),
     Method(
-        "trimmed-mean", "Yin et al., ICML 2018", _aggregation(rule="trimmed-mean"), tuned_as=OURS
+        "trimmed-mean", "Yin et al., ICML 2018", _aggregation(rule="trimmed-mean"), tuned_as=BASE
     ),
-    Method("median", "Yin et al., ICML 2018", _aggregation(rule="median"), tuned_as=OURS),
-    Method("clipped", "Sun et al., 2019", _aggregation(clip=2.0), tuned_as=OURS),
+    Method("median", "Yin et al., ICML 2018", _aggregation(rule="median"), tuned_as=BASE),
+    Method("clipped", "Sun et al., 2019", _aggregation(clip=2.0), tuned_as=BASE),
     Method(
         "fedbuff",
         "Nguyen et al., AISTATS 2022",
-        {"rounds": {"mode": "buffered", "buffer": 5}},
-        tuned_as=OURS,
+        {**EVENLY, "rounds": {"mode": "buffered", "buffer": 5}},
+        tuned_as=BASE,
     ),
-    Method(
-        "float16", "the defaults, uploads in half precision", _uploads("float16"), tuned_as=OURS
-    ),
-    Method("int8", "Alistarh et al., NeurIPS 2017", _uploads("int8"), tuned_as=OURS),
-    Method("top-k", "Stich et al., NeurIPS 2018", _uploads("top-k", keep=0.05), tuned_as=OURS),
-    Method(
-        "adaptive", "the defaults, an encoding for each link", _uploads("adaptive"), tuned_as=OURS
-    ),
+    Method("float16", "uploads in half precision", _uploads("float16"), tuned_as=BASE),
+    Method("int8", "Alistarh et al., NeurIPS 2017", _uploads("int8"), tuned_as=BASE),
+    Method("top-k", "Stich et al., NeurIPS 2018", _uploads("top-k", keep=0.05), tuned_as=BASE),
+    Method("adaptive", "an encoding for each link", _uploads("adaptive"), tuned_as=BASE),
 )
 # Candidates for the defaults: they are run in every case.
-CANDIDATES = ("widest-and-drawn", "fedavgm", "widest-and-momentum")
+CANDIDATES = (BASE, "widest-and-drawn", "fedavgm", "widest-and-momentum")
 METHODS = {method.name: method for method in (*NAMED, *OTHERS)}
