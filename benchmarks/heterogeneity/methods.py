@@ -113,6 +113,11 @@ OTHERS = (
         "widest-and-drawn with fedavgm",
         {**_server(name="fedavgm", momentum=0.5), **_training(rule=BOTH)},
     ),
+    Method(
+        "slimfleet-momentum",
+        "the defaults with fedavgm",
+        {"aggregation": {"server": {"name": "fedavgm", "momentum": 0.5}}},
+    ),
     Method("fedadam", "Reddi et al., ICLR 2021", _server(name="fedadam", rate=0.01)),
     Method(
         "feddf",
@@ -143,5 +148,8 @@ OTHERS = (
     Method("adaptive", "an encoding for each link", _uploads("adaptive"), tuned_as=BASE),
 )
 # Candidates for the defaults: they are run in every case.
-CANDIDATES = (BASE, "widest-and-drawn", "fedavgm", "widest-and-momentum")
+CANDIDATES = (
+    *(BASE, "widest-and-drawn", "fedavgm", "widest-and-momentum"),
+    "slimfleet-momentum",
+)
 METHODS = {method.name: method for method in (*NAMED, *OTHERS)}
