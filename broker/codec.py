@@ -38,6 +38,7 @@ MESSAGE_OF: dict[DeviceSays | ServerSays | ServerTells, type[m.Message]] = {
     ServerSays.RECEIPT: m.Receipt,
     ServerSays.STANDING: m.Standing,
     ServerSays.DEPLOYMENT: m.DeploymentOrder,
+    ServerSays.PROFILE_REQUEST: m.ProfileRequest,
     ServerTells.STATE: m.ServerState,
     ServerTells.SUMMARY: m.Summary,
 }

@@ -159,6 +159,7 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
         clock_offset_s: the device's clock less the server's, or nil; shown, never decided on.
         inference: one entry per ONNX file that was measured.
         inference_failures: one line per file that could not be, or why there are none.
+        answers: the last `ProfileRequest` that this session of the device has followed, or "".
     """
 
     schema: int = 1
@@ -191,6 +192,7 @@ class Profile(Message, frozen=True, kw_only=True, omit_defaults=True):
     clock_offset_s: float | None = None
     inference: tuple[InferenceCost, ...] = ()
     inference_failures: tuple[str, ...] = ()
+    answers: str = ""
 
 
 class Stage(StrEnum):
@@ -512,6 +514,9 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
         confirmed: digest that the device confirmed to run.
         local_score: where devices keep networks of their own, what this one's scored on recordings
             that it holds back, as it reported last; local_samples: how many.
+        training_cap: widest width that an operator lets it train, 0 where that is not limited; the
+            sentence stands in ``width_reasons`` as "cap".
+        retired: an operator said that it is gone for good; then ``participation`` is suspended.
     """
 
     participation: Participation
@@ -529,6 +534,21 @@ class Standing(Message, frozen=True, kw_only=True, omit_defaults=True):
     confirmed: str = ""
     local_score: float | None = None
     local_samples: int = 0
+    training_cap: float = 0.0
+    retired: bool = False
+
+
+class ProfileRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/profile-request``, retained until it is followed: measure yourself anew.
+
+    The device times its widths once it is free, whatever it remembers, and names the request in its
+    profile. An agent that does not know the channel does not subscribe to it.
+
+    Attributes:
+        request: names it; another one is another request.
+    """
+
+    request: str
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -674,6 +694,12 @@ class OperatorAction(StrEnum):
     RESUME = "resume"
     PAUSE_ROUNDS = "pause-rounds"
     RESUME_ROUNDS = "resume-rounds"
+    CAP_WIDTH = "cap-width"
+    ROLL_BACK = "roll-back"
+    ROLL_FORWARD = "roll-forward"
+    RE_PROFILE = "re-profile"
+    NOTE = "note"
+    RETIRE = "retire"
 
 
 FLEET_ACTIONS = frozenset([OperatorAction.PAUSE_ROUNDS, OperatorAction.RESUME_ROUNDS])
@@ -686,13 +712,18 @@ class Command(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         command_id: chosen by the operator's tool; a repeated id is answered, not done again.
         action, device: what and with whom; "" for what concerns the whole fleet.
-        reason: in the operator's words, kept in the journal.
+        reason: in the operator's words, kept in the journal; of a note, what it says.
+        width: of "cap-width", the widest width of the grid that the device may train; 0 = any.
+        on_behalf_of: the person for whom the operator's tool asks, where it serves several; "" =
+            the operator.
     """
 
     command_id: str
     action: OperatorAction
     device: str
     reason: str = ""
+    width: float = 0.0
+    on_behalf_of: str = ""
 
 
 class CommandResult(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -46,6 +46,7 @@ class ServerSays(StrEnum):
     RECEIPT = "receipt"
     STANDING = "standing"
     DEPLOYMENT = "deployment"
+    PROFILE_REQUEST = "profile-request"
 
 
 class ServerTells(StrEnum):

@@ -23,6 +23,12 @@ def granted_width(device: Device, settings: Settings) -> tuple[float, str]:
     return 0.0, "no release: the device was never invited to a round"
 
 
+def allowed_width(device: Device, settings: Settings) -> float:
+    """Return the widest width that a device may run by now: earned, and allowed by the operator."""
+    entitled = granted_width(device, settings)[0]
+    return min(entitled, settings.rewards.caps.get(device.device, entitled))
+
+
 def deployed_width(state: Campaign, device: Device, settings: Settings) -> tuple[float, str]:
     """Return the width that a device is sent with the next release, and the sentence why.
 

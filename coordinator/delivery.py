@@ -8,14 +8,14 @@ from coordinator.fleet import (
     Phase,
     answered_deployment,
     confirmed,
+    remaining,
     settings_of,
 )
 from coordinator.inputs import brief
 from coordinator.reported_round import worse_than_in_use
-from coordinator.settings import DAY_S, Settings
+from coordinator.rollback import deployment, kept_from, offered
+from coordinator.settings import Settings
 from journal import events as e
-
-COUNTER_LIMIT = 2**53  # what a device claims may not carry the counter to where no format holds it
 
 
 def exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent]:
@@ -26,25 +26,36 @@ def exported(state: Campaign, given: i.Exported, now: float) -> list[e.AnyEvent]
     if worse := given.worse or worse_than_in_use(state):
         return [
             e.ReleaseWithheld(round=state.weights_round, reason=worse),
-            *_lowered(state, settings, now),
+            *(
+                event
+                for device in _by_name(state)
+                for event in _lowered(state, device, settings, now)
+            ),
         ]
     events: list[e.AnyEvent] = [
         e.ReleaseBuilt(release=release, blob=blob) for release, blob in given.releases
     ]
     digest_of = {r.manifest.width: r.manifest.digest for r, _ in given.releases}
-    for device in sorted(state.devices.values(), key=lambda device: device.device):
+    round_of = {r.manifest.width: r.manifest.round for r, _ in given.releases}
+    for device in _by_name(state):
         width, reason = deployed_width(state, device, settings)
-        if width in digest_of:  # not where the device came while the files were made
+        if width in digest_of and kept_from(state, device, round_of[width]):
+            events += _lowered(state, device, settings, now)
+        elif width in digest_of:  # not where the device came while the files were made
             if not _stands(device, digest_of[width]):
-                events.append(_deployment(device, digest_of[width], width, reason, settings, now))
+                events.append(deployment(device, digest_of[width], width, reason, settings, now))
         elif width:
             continue
         elif device.deployed and device.deployed.digest:
-            events.append(_deployment(device, "", 0.0, reason, settings, now))
+            events.append(deployment(device, "", 0.0, reason, settings, now))
     if not any(isinstance(event, e.DeploymentIssued) for event in events):
         reason = "every device has its file already" if digest_of else "no device earned a release"
         events.append(e.ReleaseWithheld(round=state.weights_round, reason=reason))
     return events
+
+
+def _by_name(state: Campaign) -> list[Device]:
+    return sorted(remaining(state), key=lambda device: device.device)
 
 
 def _stands(device: Device, digest: str) -> bool:
@@ -54,42 +65,21 @@ def _stands(device: Device, digest: str) -> bool:
     return confirmed(device) or not answered_deployment(device)
 
 
-def _lowered(state: Campaign, settings: Settings, now: float) -> list[e.AnyEvent]:
-    """Redeploy releases already in use where the reward fell: a lower reward still deploys."""
-    digest_of = {
-        release.manifest.width: digest
-        for digest, (release, _) in state.releases.items()
-        if release.version == state.release_version
-    }
-    events: list[e.AnyEvent] = []
-    for device in sorted(state.devices.values(), key=lambda device: device.device):
-        if not device.deployed or not device.deployed.digest:
-            continue
-        width, reason = deployed_width(state, device, settings)
-        narrower = [w for w in digest_of if w <= width]
-        if width and not narrower:
-            continue  # no file so narrow was made: until the next release it keeps what it has
-        if width < device.deployed.width:
-            chosen = max(narrower, default=0.0)
-            events.append(
-                _deployment(device, digest_of.get(chosen, ""), chosen, reason, settings, now)
-            )
-    return events
-
-
-def _deployment(
-    device: Device, digest: str, width: float, reason: str, settings: Settings, now: float
-) -> e.DeploymentIssued:
-    # A device that served another campaign counts on from there, and says so in its report.
-    claimed = device.report.counter if device.report else 0
-    return e.DeploymentIssued(
-        device=device.device,
-        counter=max(device.counter, min(claimed, COUNTER_LIMIT)) + 1,
-        digest=digest,
-        width=width,
-        reason=reason,
-        expires_at=now + settings.releases.valid_days * DAY_S,
-    )
+def _lowered(
+    state: Campaign, device: Device, settings: Settings, now: float
+) -> list[e.DeploymentIssued]:
+    """Redeploy a release already in use where the reward fell: a lower reward still deploys."""
+    if not device.deployed or not device.deployed.digest:
+        return []
+    width, reason = deployed_width(state, device, settings)
+    if width >= device.deployed.width:
+        return []
+    digest_of = offered(state, device)
+    narrower = [w for w in digest_of if w <= width]
+    if width and not narrower:
+        return []  # no file so narrow was made: until the next release it keeps what it has
+    chosen = max(narrower, default=0.0)
+    return [deployment(device, digest_of.get(chosen, ""), chosen, reason, settings, now)]
 
 
 def finish_campaign(state: Campaign, now: float) -> list[e.AnyEvent]:
@@ -97,12 +87,12 @@ def finish_campaign(state: Campaign, now: float) -> list[e.AnyEvent]:
 
     A device that had no room for its file is given a narrower one first.
     """
-    if stepping := sorted(d.device for d in state.devices.values() if _steps_down(state, d)):
+    if stepping := sorted(d.device for d in remaining(state) if _steps_down(state, d)):
         reason = f"no memory or time for its width on {', '.join(stepping)}: a narrower one follows"
         return [e.ReleaseDue(round=state.weights_round, reason=brief(reason))]
     waiting = [
         device.device
-        for device in state.devices.values()
+        for device in remaining(state)
         if device.deployed and device.deployed.digest and not answered_deployment(device)
     ]
     if waiting and now < state.since + settings_of(state).releases.delivery_s:

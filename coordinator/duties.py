@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from broker.messages import BlobReference
 from coordinator.capacity import deployed_width
-from coordinator.fleet import Campaign, Phase, TaskState, answered_deployment
+from coordinator.fleet import Campaign, Phase, TaskState, answered_deployment, remaining
 from slimmable.window import PREFIX, Window
 
 
@@ -115,8 +115,7 @@ def job(state: Campaign) -> Job | None:
             assert state.settings is not None
             if not state.measured_round:
                 return Export(())  # nobody is given a model that was never trained
-            devices = state.devices.values()
-            due = {deployed_width(state, device, state.settings)[0] for device in devices}
+            due = {deployed_width(state, one, state.settings)[0] for one in remaining(state)}
             return Export(tuple(sorted(due - {0.0})))
     return None
 
@@ -187,6 +186,8 @@ def shared(state: Campaign) -> set[Shared]:
     }
     for device in state.devices.values() if state.releases else ():
         deployed = device.deployed
+        if device.retired:
+            continue
         if deployed and deployed.digest and not answered_deployment(device):
             wanted.add(SharedRelease(deployed.digest))
     return wanted

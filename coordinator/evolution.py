@@ -8,15 +8,18 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import FLEET_ACTIONS, InstallState, OperatorAction
+from broker.messages import InstallState
 from coordinator.changes import moved_bytes, replace, with_device
+from coordinator.command_evolution import acted
 from coordinator.contribution.ledger import Ledger
-from coordinator.fleet import Campaign, Device, Phase, lacks_resources
+from coordinator.fleet import Campaign, Device, Phase, confirmed, lacks_resources
 from coordinator.pace import after_profile, spread_of
 from coordinator.round_evolution import ROUND_HANDLERS
 from coordinator.score_evolution import SCORE_HANDLERS
 from coordinator.settings import Settings
 from journal import events as e
+
+REMEMBERED = 8  # releases that a device ran
 
 
 def evolve(state: Campaign, event: e.AnyEvent, at: float) -> Campaign:
@@ -97,7 +100,15 @@ def _profiled(state: Campaign, event: e.DeviceProfiled, at: float) -> Campaign:
         profiled_at=at,
         can_train=event.profile.can_train,
         failed_width=0.0,  # measured anew: it may have room now
+        **_followed(state, event),
     )
+
+
+def _followed(state: Campaign, event: e.DeviceProfiled) -> dict[str, Any]:
+    """Return what changes where a device measured itself because it was asked to."""
+    known = state.devices.get(event.device)
+    followed = known and known.requested and event.profile.answers == known.request
+    return {"requested": False} if followed else {}
 
 
 def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
@@ -106,7 +117,7 @@ def _width_chosen(state: Campaign, event: e.WidthChosen, at: float) -> Campaign:
     known = state.devices.get(event.device)
     pace: float = 1.0
     ratios: tuple[float, ...] = ()
-    if known and known.forecasts == event.forecasts:
+    if known and (event.commanded or known.forecasts == event.forecasts):
         pace, ratios = known.pace, known.ratios
     elif known:  # what a new profile predicts is not what the pace was measured against
         pace, ratios = after_profile(known, event.forecasts), spread_of(known.ratios)
@@ -161,8 +172,26 @@ def _withheld(state: Campaign, event: e.ReleaseWithheld, at: float) -> Campaign:
 
 
 def _deployed(state: Campaign, event: e.DeploymentIssued, at: float) -> Campaign:
-    state = with_device(state, event.device, counter=event.counter, deployed=event)
+    known = state.devices.get(event.device, Device(event.device))
+    if event.commanded:  # at any time: the phase goes its own way
+        ran = known.ran
+        if event.digest in ran:  # what came after it is not gone back to
+            ran = ran[: len(ran) - ran[::-1].index(event.digest)]
+        changes = {"counter": event.counter, "deployed": event, "ran": ran}
+        return with_device(state, event.device, **changes)
+    rolled_from = known.rolled_from
+    if event.digest and rolled_from and _is_newer(state, event.digest, rolled_from):
+        rolled_from = ()
+    state = with_device(
+        state, event.device, counter=event.counter, deployed=event, rolled_from=rolled_from
+    )
     return _after_export(state, at)
+
+
+def _is_newer(state: Campaign, digest: str, than: tuple[str, ...]) -> bool:
+    """Return whether a release is of later weights than all of the others."""
+    rounds = {one: state.releases[one][0].manifest.round for one in (digest, *than)}
+    return rounds[digest] > max(rounds[one] for one in than)
 
 
 def _after_export(state: Campaign, at: float) -> Campaign:
@@ -181,11 +210,21 @@ def _reported(state: Campaign, event: e.InstallReported, at: float) -> Campaign:
     ):
         return state  # some other document was refused; what runs has not changed
     state = with_device(state, event.device, report=event.report, **_fetched(state, event, at))
+    state = _with_confirmed(state, event.device)
     if known and known.deployed and lacks_resources(event.report, known.deployed):
         width = known.deployed.width
         narrowest = min(width, known.failed_width or width)
         state = with_device(state, event.device, failed_width=narrowest, steps_down=True)
     return state
+
+
+def _with_confirmed(state: Campaign, name: str) -> Campaign:
+    """Remember which releases a device ran, in their order."""
+    device = state.devices[name]
+    digest = device.deployed.digest if device.deployed and confirmed(device) else ""
+    if not digest or digest in device.ran[-1:]:
+        return state
+    return with_device(state, name, ran=(*device.ran, digest)[-REMEMBERED:])
 
 
 def _fetched(state: Campaign, event: e.InstallReported, at: float) -> dict[str, Any]:
@@ -202,21 +241,7 @@ def _fetched(state: Campaign, event: e.InstallReported, at: float) -> dict[str, 
 
 
 def _operator(state: Campaign, event: e.OperatorActed, at: float) -> Campaign:
-    state = replace(
-        state,
-        commands={**state.commands, (event.operator, event.command_id): event},
-        last_commands={**state.last_commands, event.operator: event},
-    )
-    if not event.done:
-        return state
-    by = f"by {event.operator}: {event.reason or 'no reason given'}"
-    if event.action in FLEET_ACTIONS:
-        paused = event.action is OperatorAction.PAUSE_ROUNDS
-        return replace(state, paused=f"paused {by}" if paused else "")
-    suspended = ""
-    if event.action == "suspend":
-        suspended = f"suspended {by}"
-    return with_device(state, event.device, suspended=suspended)
+    return acted(state, event)
 
 
 def _blob_shared(state: Campaign, event: e.BlobShared, at: float) -> Campaign:

@@ -219,7 +219,7 @@ def _explained(
         mode=settings.rewards.mode,
         basis=decision.basis,
         round=decision.round,
-        participation=device.suspended or device.reason,
+        participation=device.retired or device.suspended or device.reason,
         rounds=_rounds(events, name, settings.contributions.decay),
         method=_method(then, settings),
         decay=settings.contributions.decay if settings.rewards.basis == "ledger" else 1.0,

@@ -87,6 +87,14 @@ class Device:
         local: what the network that it keeps scored, by its last report.
         failed_width: narrowest width that it had no room or time to install; 0 = none failed.
         steps_down: whether that was since rewards were last allocated.
+        suspended, retired: by whom and why, or "".
+        cap: widest width that an operator's command lets it train, 0 = any; cap_reason: the
+            sentence that says so.
+        request: the last request to measure itself anew, or ""; requested: it is not followed yet.
+        ran: digests of the releases that it confirmed, the latest last; those after the one that it
+            was rolled back to are left out.
+        rolled_from: digests of the releases that it was rolled back from, the first one first; with
+            a new release, or when it is rolled forward, there are none any more.
     """
 
     device: str
@@ -124,6 +132,13 @@ class Device:
     failed_width: float = 0.0
     steps_down: bool = False
     local: tuple[WidthEvaluation, ...] = ()
+    retired: str = ""
+    cap: float = 0.0
+    cap_reason: str = ""
+    request: str = ""
+    requested: bool = False
+    ran: tuple[str, ...] = ()
+    rolled_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -306,6 +321,11 @@ class Campaign:
     def leases(self) -> dict[str, Lease]:
         """Return what the journal knows about presence."""
         return {d.device: Lease(d.session, state=d.link) for d in self.devices.values()}
+
+
+def remaining(state: Campaign) -> list[Device]:
+    """Return the devices that are not retired."""
+    return [device for device in state.devices.values() if not device.retired]
 
 
 def open_task(state: Campaign, device: str, number: int) -> TaskState | None:

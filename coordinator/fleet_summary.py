@@ -2,7 +2,15 @@
 
 from broker import messages as m
 from coordinator.entitlement import training_width
-from coordinator.fleet import Campaign, Device, Phase, Round, confirmed, settings_of
+from coordinator.fleet import (
+    Campaign,
+    Device,
+    Phase,
+    Round,
+    confirmed,
+    remaining,
+    settings_of,
+)
 from coordinator.inputs import brief
 from coordinator.lateness import awaited
 from coordinator.presence import PRESENT
@@ -10,6 +18,7 @@ from coordinator.round_schedule import eligible
 from coordinator.settings import Settings
 
 EXAMPLES = 3  # devices that are named where no round opens
+RETIRED = "retired"  # stands for the link of a device that is gone for good
 SUMMARY_LIMIT = 90  # lines; with the longest names, so many stay below the control limit
 
 
@@ -22,11 +31,11 @@ def summary(state: Campaign, settings: Settings) -> m.Summary:
         round=round_of_budget(state),
         rounds=settings.rounds.budget,
         score=state.scored.curve[-1].score if state.scored and state.scored.curve else None,
-        online=sum(device.link in PRESENT for device in devices),
+        online=sum(device.link in PRESENT for device in remaining(state)),
         devices=tuple(
             m.DeviceSummary(
                 device=device.device,
-                link=device.link,
+                link=RETIRED if device.retired else device.link,
                 participation=participation_now(state, device)[0],
                 training_width=training_width(state, device, settings)[0],
                 running_width=device.report.width if device.report else 0.0,
@@ -74,7 +83,7 @@ def phase_detail(state: Campaign) -> str:
         case Phase.EXPORTING:
             return f"exporting ONNX files ({state.stopped})"
         case Phase.DELIVERING:
-            given = [d for d in state.devices.values() if d.deployed and d.deployed.digest]
+            given = [d for d in remaining(state) if d.deployed and d.deployed.digest]
             done = sum(confirmed(device) for device in given)
             return f"{done} of {len(given)} devices confirmed their release"
         case Phase.FINISHED:
@@ -144,6 +153,6 @@ def participation_now(state: Campaign, device: Device) -> tuple[m.Participation,
 
 def participation(device: Device) -> tuple[m.Participation, str]:
     """Return whether a device takes part, and why, in one sentence."""
-    if device.suspended:
-        return m.Participation.SUSPENDED, device.suspended
+    if device.retired or device.suspended:
+        return m.Participation.SUSPENDED, device.retired or device.suspended
     return device.participation, device.reason

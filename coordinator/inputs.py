@@ -147,10 +147,11 @@ class ReportReceived:
 
 @dataclass(frozen=True)
 class CommandReceived:
-    """An operator asked for something."""
+    """An operator asked for something; ``payload_bytes`` is the weights' size per width."""
 
     operator: str
     command: Command
+    payload_bytes: dict[float, int]
 
 
 @dataclass(frozen=True)

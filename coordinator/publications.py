@@ -40,6 +40,7 @@ from coordinator.fleet import (
 from coordinator.fleet_summary import participation_now, summary
 from coordinator.inputs import brief
 from coordinator.settings import Settings
+from coordinator.training_cap import training_cap
 from journal.events import RoundOpened, RoundTask
 from slimmable.update_codec import UpdateEncoding
 
@@ -83,9 +84,15 @@ def device_publications(
     wanted: dict[Topic, m.Message | None] = {
         DownTopic(name, ServerSays.STANDING): _standing(state, device, settings)
     }
+    if device.retired:  # nothing is wanted of it; its standing tells why, should it appear again
+        said = [channel for channel in ServerSays if channel is not ServerSays.STANDING]
+        return wanted | {DownTopic(name, channel): None for channel in said}
     if device.receipt:
         wanted[DownTopic(name, ServerSays.RECEIPT)] = _receipt(device)
     wanted[DownTopic(name, ServerSays.TASK)] = _task(state, device, settings, shares)
+    if device.request:
+        asked = m.ProfileRequest(request=device.request) if device.requested else None
+        wanted[DownTopic(name, ServerSays.PROFILE_REQUEST)] = asked
     order = _order(state, device, settings, shares, sign)
     if order:
         wanted[DownTopic(name, ServerSays.DEPLOYMENT)] = order
@@ -128,6 +135,7 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
     running = device.report.width if device.report else 0.0
     local = max(device.local, key=lambda one: one.width) if device.local else None
     own = local if settings.keeps_own else None
+    cap = training_cap(device, settings)
     return m.Standing(
         participation=takes_part,
         reason=brief(reason),
@@ -140,6 +148,7 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
             "entitled": brief(entitled_reason),
             "deployed": brief(deployed.reason) if deployed else _not_deployed(state, device),
             "running": "confirmed by the device" if confirmed(device) else "not confirmed",
+            **({"cap": brief(cap.reason)} if cap else {}),
         },
         rounds_taken=device.rounds_taken,
         rounds_missed=device.rounds_missed,
@@ -149,6 +158,8 @@ def _standing(state: Campaign, device: Device, settings: Settings) -> m.Standing
         confirmed=device.report.running if device.report and confirmed(device) else "",
         local_score=own.score if own else None,
         local_samples=own.samples if own else 0,
+        training_cap=cap.width if cap else 0.0,
+        retired=bool(device.retired),
     )
 
 

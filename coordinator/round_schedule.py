@@ -27,8 +27,8 @@ def eligible(state: Campaign) -> tuple[list[Device], dict[str, str]]:
     settings, (label, only) = settings_of(state), label_of(settings_of(state).rounds.only)
     invited, reasons = [], {}
     for device in sorted(state.devices.values(), key=lambda device: device.device):
-        if device.suspended:
-            reasons[device.device] = device.suspended
+        if device.retired or device.suspended:
+            reasons[device.device] = device.retired or device.suspended
         elif device.link not in PRESENT:
             reasons[device.device] = f"link is {device.link}"
         elif not device.width:

@@ -10,29 +10,21 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import (
-    FLEET_ACTIONS,
-    Command,
-    DropReason,
-    InstallState,
-    OperatorAction,
-    Stage,
-)
+from broker.messages import DropReason, InstallState, Stage
 from coordinator import inputs as i
 from coordinator.admission import announced, fetched
 from coordinator.allocation import allocate_rewards, revise_entitlements
+from coordinator.commands import commanded
 from coordinator.delivery import exported, finish_campaign
 from coordinator.evolution import evolve
 from coordinator.fleet import Campaign, Phase, answered_deployment, open_task, settings_of
-from coordinator.inputs import brief, is_finite, recordable
+from coordinator.inputs import is_finite, recordable
 from coordinator.lateness import give_up
 from coordinator.reported_round import with_reports
 from coordinator.round_closing import close_round
 from coordinator.round_schedule import follow_pace, open_round, stop_training
-from coordinator.width_policy import choose_width
+from coordinator.training_cap import width_for
 from journal import events as e
-
-COMMAND_ID_LIMIT = 64
 
 
 def decide(state: Campaign, given: i.Input, now: float) -> list[e.AnyEvent]:
@@ -100,14 +92,8 @@ def _profiled(state: Campaign, given: i.ProfileReceived, now: float) -> list[e.A
     known, profile = state.devices.get(given.device), recordable(given.profile)
     if known and known.profile and _same_profile(known.profile, profile):
         return []
-    choice = choose_width(
-        profile,
-        settings_of(state),
-        state.spec_hash,
-        given.payload_bytes.__getitem__,
-        held=known.width if known else 0.0,
-        cap=settings_of(state).width_policy.caps.get(given.device, 1.0),
-    )
+    held = known.width if known else 0.0
+    choice = width_for(state, given.device, profile, given.payload_bytes, held=held)
     return [
         e.DeviceProfiled(device=given.device, profile=profile),
         choice.event(given.device),
@@ -170,47 +156,6 @@ def _reported(state: Campaign, given: i.ReportReceived, now: float) -> list[e.An
     if known.report and _same_profile(known.report, report):
         return []
     return [e.InstallReported(device=given.device, state=report.state, report=report)]
-
-
-def _commanded(state: Campaign, given: i.CommandReceived, now: float) -> list[e.AnyEvent]:
-    command = given.command
-    if (given.operator, command.command_id) in state.commands:
-        return []
-    if len(command.command_id) > COMMAND_ID_LIMIT:
-        reason = f"command_id of {len(command.command_id)} characters: use {COMMAND_ID_LIMIT}"
-        return [e.MessageRefused(sender=given.operator, channel="command", reason=reason)]
-    obstacle = _obstacle(state, command)
-    event = e.OperatorActed(
-        operator=given.operator,
-        command_id=command.command_id,
-        action=command.action,
-        device=command.device,
-        reason=command.reason,
-        done=not obstacle,
-        detail=obstacle,
-    )
-    if not event.done or command.action is not OperatorAction.SUSPEND:
-        return [event]
-    owed, current = state.owed.get(command.device), state.round
-    numbers = [owed.number] if owed else [current.number] if current else []
-    return [
-        event,
-        *(
-            e.DeviceDropped(round=number, device=command.device, reason=DropReason.SUSPENDED)
-            for number in numbers
-            for task in [open_task(state, command.device, number)]
-            if task and not task.answered
-        ),
-    ]
-
-
-def _obstacle(state: Campaign, command: Command) -> str:
-    """Return why a command cannot be carried out, or ""."""
-    if command.action in FLEET_ACTIONS:
-        concerns = f"{command.action} concerns the whole fleet, not {command.device!r}"
-        return brief(concerns) if command.device else ""
-    known = command.device in state.devices
-    return "" if known else brief(f"no device {command.device!r} in this fleet")
 
 
 def _forged(state: Campaign, given: i.MessageForged, now: float) -> list[e.AnyEvent]:
@@ -282,7 +227,7 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
     i.UpdateAnnounced: announced,
     i.UpdateFetched: fetched,
     i.ReportReceived: _reported,
-    i.CommandReceived: _commanded,
+    i.CommandReceived: commanded,
     i.MessageForged: _forged,
     i.Initialised: _initialised,
     i.Scored: _scored,

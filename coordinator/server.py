@@ -265,7 +265,7 @@ class Coordinator:
                 self._device_said(device, channel, decoded, retained=message.retained)
             case CommandTopic(operator):
                 assert isinstance(decoded, m.Command)
-                self._apply(i.CommandReceived(operator, decoded))
+                self._apply(i.CommandReceived(operator, decoded, self._sizes()))
 
     def _device_said(
         self, device: str, channel: DeviceSays, said: m.Message, *, retained: bool

@@ -34,9 +34,9 @@ class WidthChoice:
     forecasts: tuple[RoundForecast, ...] = ()
     steps: int = 0
 
-    def event(self, device: str) -> WidthChosen:
+    def event(self, device: str, *, commanded: bool = False) -> WidthChosen:
         """Return the event that says so of a device; its other fields are these."""
-        return WidthChosen(device=device, **vars(self))
+        return WidthChosen(device=device, commanded=commanded, **vars(self))
 
 
 def allowed_s(settings: Settings, deadline_s: float | None = None) -> float:
@@ -50,6 +50,11 @@ def allowed_s(settings: Settings, deadline_s: float | None = None) -> float:
     return longest * settings.width_policy.time_share
 
 
+def said_by_settings(cap: float) -> str:
+    """Return the sentence that a cap of the settings holds a device down."""
+    return f"the operator lets it train {cap:g} at most"
+
+
 def choose_width(
     profile: Profile,
     settings: Settings,
@@ -58,6 +63,7 @@ def choose_width(
     *,
     held: float = 0.0,
     cap: float = 1.0,
+    capped: str = "",
 ) -> WidthChoice:
     """Return the widest training width within the deadline and the memory budget.
 
@@ -70,7 +76,8 @@ def choose_width(
         payload_bytes: size on the wire of the weights of a width.
         held: the width that it trains now, 0 = none: a wider one must fit with room to spare, or
             small differences between two profiles would move it to and fro.
-        cap: the widest that the operator lets it train.
+        cap: the widest that an operator lets it train.
+        capped: the sentence that says so; "" where it is the settings' word.
     """
     refusal = _refuse(profile, settings, spec_hash)
     if refusal:
@@ -88,7 +95,8 @@ def choose_width(
         if width not in fits:
             why_not_wider = f"{width:g} draws a narrower width that was not measured"
             continue
-        obstacle = _capped(width, cap) or fits[width].obstacle(held)
+        beyond = (capped or said_by_settings(cap)) if width > cap else ""
+        obstacle = beyond or fits[width].obstacle(held)
         if not obstacle:
             because = why_not_wider or _missing_wider(profile, settings, width)
             return _choice(fits, width, cap, f"width {width:g}: {because}")
@@ -197,10 +205,6 @@ class _Fit:
         steps -= self.settings.digest_steps
         fits = not self.lacks_memory() and steps >= self.settings.width_policy.least_steps
         return min(steps, ordinary_steps(self.settings, self.profile)) if fits else 0
-
-
-def _capped(width: float, cap: float) -> str:
-    return f"the operator lets it train {cap:g} at most" if width > cap else ""
 
 
 def _choice(

@@ -151,6 +151,8 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
             trains narrower ones where its entitlement or its pace holds it down. Journals from
             before the pace was followed know none that are wider.
         steps: of a round, where it is too slow for the ordinary ones; 0 = those.
+        commanded: an operator's command changed what it may train; what its profile predicts, and
+            so its pace, stays what it was.
     """
 
     device: str
@@ -161,6 +163,7 @@ class WidthChosen(Event, frozen=True, kw_only=True, tag="width-chosen"):
     predicted_bytes: int = 0
     forecasts: tuple[RoundForecast, ...] = ()
     steps: int = 0
+    commanded: bool = False
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -570,7 +573,11 @@ class ReleaseWithheld(Event, frozen=True, kw_only=True, tag="release-withheld"):
 
 
 class DeploymentIssued(Event, frozen=True, kw_only=True, tag="deployment-issued"):
-    """A device shall run a release; digest "" takes its model away."""
+    """A device shall run a release; digest "" takes its model away.
+
+    Attributes:
+        commanded: it follows from an operator's command, to go back or forward, not from an export.
+    """
 
     device: str
     counter: int
@@ -578,6 +585,7 @@ class DeploymentIssued(Event, frozen=True, kw_only=True, tag="deployment-issued"
     width: float
     reason: str
     expires_at: float
+    commanded: bool = False
 
 
 class InstallReported(Event, frozen=True, kw_only=True, tag="install-reported"):
@@ -589,7 +597,14 @@ class InstallReported(Event, frozen=True, kw_only=True, tag="install-reported"):
 
 
 class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
-    """An operator's command was carried out (or refused, with the detail)."""
+    """An operator's command was carried out (or refused, with the detail).
+
+    Attributes:
+        operator: user name at the broker.
+        on_behalf_of: the person for whom the operator's tool asked, or "".
+        reason: in the operator's words; of a note, what it says.
+        width: of "cap-width": the widest that the device may train; 0 = any.
+    """
 
     operator: str
     command_id: str
@@ -598,6 +613,8 @@ class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
     reason: str
     done: bool
     detail: str = ""
+    width: float = 0.0
+    on_behalf_of: str = ""
 
 
 class MessageRefused(Event, frozen=True, kw_only=True, tag="message-refused"):

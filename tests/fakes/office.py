@@ -322,7 +322,10 @@ class Office:
         }
         return self.say(i.ReportReceived(device, Report(**(known | changes))))
 
-    def command(self, action, device, command_id="c1", operator="ana", reason="maintenance"):
+    def command(
+        self, action, device, command_id="c1", operator="ana", reason="maintenance", **changes
+    ):
+        sizes = {width: int(1000 * width) for width in WIDTHS}
         return self.say(
             i.CommandReceived(
                 operator,
@@ -331,7 +334,9 @@ class Office:
                     action=OperatorAction(action),
                     device=device,
                     reason=reason,
+                    **changes,
                 ),
+                sizes,
             )
         )
 
