@@ -122,6 +122,8 @@ class StandInTrainer:
         options: dict[str, Any],  # noqa: ARG002 - of the interface, like the others below
         widths: tuple[float, ...],
         batch_size: int,
+        *,
+        fresh: bool = False,  # noqa: ARG002
     ) -> Benchmark:
         """Report that every width fits."""
         costs = tuple(WidthCost(width, 1e-6, 1) for width in widths)

@@ -15,9 +15,10 @@ class Say:
 
 @dataclass(frozen=True)
 class MakeProfile:
-    """Measure the device with the server's model."""
+    """Measure the device with the server's model; ``fresh``: whatever is remembered."""
 
     server: m.ServerState
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

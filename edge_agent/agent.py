@@ -75,9 +75,15 @@ class TrainerHandle(Protocol):
     """What the agent needs of `edge_agent.trainer_process.TrainerProcess`."""
 
     async def profile(
-        self, model: str, options: dict[str, Any], widths: tuple[float, ...], batch_size: int
+        self,
+        model: str,
+        options: dict[str, Any],
+        widths: tuple[float, ...],
+        batch_size: int,
+        *,
+        fresh: bool = False,
     ) -> Benchmark:
-        """Time training steps of each width."""
+        """Time training steps of each width; ``fresh``: whatever is remembered."""
 
     async def train(self, request: TrainRequest, timeout_s: float) -> Trained:
         """Train one width."""
@@ -90,9 +96,15 @@ class InferenceMeter(Protocol):
     """What the agent needs of `slimfleet.inference_profile.InferenceProfiler`."""
 
     async def measure(
-        self, model: str, options: dict[str, Any], widths: tuple[float, ...], spec_hash: str
+        self,
+        model: str,
+        options: dict[str, Any],
+        widths: tuple[float, ...],
+        spec_hash: str,
+        *,
+        fresh: bool = False,
     ) -> InferenceFindings:
-        """Time ONNX files; never raises for what a file does."""
+        """Time ONNX files, never raising for what one does; ``fresh``: whatever is remembered."""
 
 
 class InstallerHandle(Protocol):
@@ -352,8 +364,8 @@ class Agent:
         match action:
             case a.Say(message):
                 await self._say(message)
-            case a.MakeProfile(server):
-                self._handle(i.ProfileMade(await self._make_profile(server)))
+            case a.MakeProfile(server, fresh):
+                self._handle(i.ProfileMade(await self._make_profile(server, fresh=fresh)))
             case a.KeepUpdate(task):
                 try:
                     kept = await self._keep(action)
@@ -371,7 +383,7 @@ class Agent:
             case a.RemoveModel():
                 self._handle(i.InstallDone(await self._gear.installer.remove(action)))
 
-    async def _make_profile(self, server: m.ServerState) -> m.Profile:
+    async def _make_profile(self, server: m.ServerState, *, fresh: bool) -> m.Profile:
         facts, trainer = self._gear.facts, self._gear.trainer
         benchmark, reason = None, self._session.obstacle
         if trainer:
@@ -379,7 +391,7 @@ class Agent:
                 own = self._id.own_model if server.exchange != "weights" else None
                 model = own or OwnModel(server.model, server.options)
                 benchmark = await trainer.profile(
-                    model.model, model.options, server.widths, server.batch_size
+                    model.model, model.options, server.widths, server.batch_size, fresh=fresh
                 )
                 if own:  # its costs stand for the fleet's network in what the server works out
                     benchmark = replace(benchmark, model=server.model, spec_hash=server.spec_hash)
@@ -389,7 +401,7 @@ class Agent:
         inference = None
         if self._gear.inference and server.exchange == "weights":
             inference = await self._gear.inference.measure(
-                server.model, server.options, server.widths, server.spec_hash
+                server.model, server.options, server.widths, server.spec_hash, fresh=fresh
             )
         return to_message(
             describe(

@@ -14,7 +14,15 @@ class ServerSaid:
     ``live`` says that it was sent just now, not kept by the broker from before.
     """
 
-    message: m.ServerState | m.Task | m.Receipt | m.Standing | m.DeploymentOrder | None
+    message: (
+        m.ServerState
+        | m.Task
+        | m.Receipt
+        | m.Standing
+        | m.DeploymentOrder
+        | m.ProfileRequest
+        | None
+    )
     live: bool = False
 
 

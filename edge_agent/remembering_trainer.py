@@ -63,16 +63,29 @@ class RememberingTrainer:
         self._fresh = fresh
 
     async def profile(
-        self, model: str, options: dict[str, Any], widths: Sequence[float], batch_size: int
+        self,
+        model: str,
+        options: dict[str, Any],
+        widths: Sequence[float],
+        batch_size: int,
+        *,
+        fresh: bool = False,
     ) -> Benchmark:
         """Return what each width costs, from memory where that still holds.
+
+        Args:
+            model: model id.
+            options: keyword arguments of its function.
+            widths: offered widths.
+            batch_size: samples a step.
+            fresh: whether to measure whatever is remembered.
 
         Raises:
             TrainingFailed: as `edge_agent.trainer_process.TrainerProcess.profile`.
         """
         question = Question(model, options, widths, batch_size, self._emulated)
         key = question.key(self._facts)
-        known = None if self._fresh else self._cache.read(key, Remembered)
+        known = None if self._fresh or fresh else self._cache.read(key, Remembered)
         if known is not None and known.usable(self._memory_budget):
             narrowest = (known.benchmark.costs[0].width,)
             again = await self._trainer.profile(model, options, narrowest, batch_size)

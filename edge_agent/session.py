@@ -128,6 +128,10 @@ class AgentSession:
         self._clocks = ClockMeter()
         self._load = LoadWatch()
         self._profiling = False
+        self._measured = False  # at least once in this session
+        self._requested = ""  # to measure itself anew, once it is free
+        self._following = ""  # that request, while it measures
+        self._followed = ""
         self._work: Work | None = None
         self._waiting: m.Task | None = None
         self._pending = dict(pending or {})
@@ -186,6 +190,9 @@ class AgentSession:
 
     def handle(self, given: SessionInput, now: float) -> list[Action]:
         """Return what to do about an input at device time ``now`` (seconds, UTC)."""
+        return [*self._answer(given, now), *self._follow_request()]
+
+    def _answer(self, given: SessionInput, now: float) -> list[Action]:
         match given:
             case ServerSaid(message, live):
                 if live and message is not None:
@@ -237,6 +244,8 @@ class AgentSession:
                 return [NoteStanding(message)]
             case m.DeploymentOrder():
                 return self._deployment(message, now)
+            case m.ProfileRequest():
+                return self._asked(message)
         return []
 
     def _server_state(self, server: m.ServerState) -> list[Action]:
@@ -255,6 +264,22 @@ class AgentSession:
         self._profiling = True
         return [MakeProfile(server)]
 
+    def _asked(self, message: m.ProfileRequest) -> list[Action]:
+        if message.request == self._followed:  # repeated after a connect
+            return [Say(self._profile)] if self._profile else []
+        if message.request != self._following:
+            self._requested = message.request
+        return []
+
+    def _follow_request(self) -> list[Action]:
+        """Begin to measure anew where that was asked for, once nothing disturbs it."""
+        free = self._measured and not (self._profiling or self._work)
+        if not self._requested or not free or self._server is None:
+            return []
+        self._requested, self._following = "", self._requested
+        self._profiling = True
+        return [MakeProfile(self._server, fresh=True)]
+
     def _profile_fits(self, server: m.ServerState) -> bool:
         known = self._profile
         return bool(
@@ -264,13 +289,17 @@ class AgentSession:
         )
 
     def _profiled(self, profile: m.Profile, now: float) -> list[Action]:
-        self._profiling = False
+        self._profiling, self._measured = False, True
         self._load = LoadWatch()
         self._profile = profile = self._with_link(profile)
-        actions: list[Action] = [Say(profile)]
         if self._server and profile.can_train and not self._profile_fits(self._server):
             self._profiling = True
-            return [*actions, MakeProfile(self._server)]
+            return [Say(profile), MakeProfile(self._server, fresh=bool(self._following))]
+        if self._following:
+            self._followed, self._following = self._following, ""
+        if self._followed:
+            self._profile = profile = msgspec.structs.replace(profile, answers=self._followed)
+        actions: list[Action] = [Say(profile)]
         if self._waiting:
             waiting, self._waiting = self._waiting, None
             actions += self._task(waiting, now)

@@ -130,6 +130,8 @@ class TrainerProcess:
         widths: Sequence[float],
         batch_size: int,
         timeout_s: float = 600.0,
+        *,
+        fresh: bool = False,  # noqa: ARG002 - nothing is remembered here
     ) -> Benchmark:
         """Time training steps of each width; one that does not fit becomes a line in ``failures``.
 
@@ -141,6 +143,7 @@ class TrainerProcess:
             widths: offered widths.
             batch_size: samples a step.
             timeout_s: after this the process is ended; what was timed by then is returned.
+            fresh: of the interface; see `edge_agent.remembering_trainer.RememberingTrainer`.
 
         Raises:
             TrainingFailed: model or data cannot be loaded, or the process cannot start.

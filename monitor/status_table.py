@@ -52,6 +52,7 @@ WIDTHS = {"training": "trains", "entitled": "earned", "deployed": "sent", "runni
 HEAD = ("device", "link", "takes", *WIDTHS.values(), "rounds", "contri-")
 HEAD_2 = ("", "", "part", *("width" for _ in WIDTHS), "in/out", "bution")
 UNKNOWN = "unknown"
+RETIRED = "retired"
 CLOCK_OFF_S = 1.0  # a smaller difference disturbs nobody
 
 
@@ -95,6 +96,8 @@ class StatusView:
 
     def link(self, device: str) -> str:
         """Return whether the device is there, as the server sees it, else as it said itself."""
+        if (standing := self.standings.get(device)) and standing.retired:
+            return RETIRED
         line, birth = self.line(device), self.births.get(device)
         if line is not None:
             return line.link
@@ -197,6 +200,8 @@ def _device_data(view: StatusView, device: str) -> dict[str, Any]:
         "confirmed": shown.confirmed,
         "local_score": shown.local_score,
         "local_samples": shown.local_samples,
+        "training_cap": shown.training_cap,
+        "retired": shown.retired,
     }
 
 
@@ -244,11 +249,18 @@ def _row(view: StatusView, device: str) -> tuple[str, ...]:
     return (
         name,
         link,
-        TAKES_PART[standing.participation][0],
+        _takes_part(standing)[0],
         *(_width(getattr(standing, f"{kind}_width")) for kind in WIDTHS),
         f"{standing.rounds_taken}/{standing.rounds_missed}",
         NOTHING if contribution is None else f"{contribution:+.3f}",
     )
+
+
+def _takes_part(standing: Standing) -> tuple[str, str]:
+    """Return the word in the table, and how the sentence below it begins."""
+    if standing.retired:  # which older devices know as a kind of suspended
+        return TAKES_PART[Participation.CANNOT]
+    return TAKES_PART[standing.participation]
 
 
 def _why(view: StatusView, device: str) -> list[str]:
@@ -259,7 +271,10 @@ def _why(view: StatusView, device: str) -> list[str]:
         said.append(f"EMULATED machine: {plain(birth.emulated)}")
     if standing is None:
         return [*said, _unheard()]
-    said.append(f"{TAKES_PART[standing.participation][1]}: {plain(standing.reason) or 'no reason'}")
+    said.append(f"{_takes_part(standing)[1]}: {plain(standing.reason) or 'no reason'}")
+    cap = standing.width_reasons.get("cap", "")
+    if standing.training_cap and not (cap and cap in standing.reason):
+        said.append(f"cap: {plain(cap) or f'trains {standing.training_cap:g} at most'}")
     if standing.local_score is not None:
         said.append(
             f"keeps its own network: scores {standing.local_score:.3f} there, on"

@@ -69,7 +69,13 @@ class InferenceProfiler:
         self._fresh = fresh
 
     async def measure(
-        self, model: str, options: dict[str, Any], widths: Sequence[float], spec_hash: str = ""
+        self,
+        model: str,
+        options: dict[str, Any],
+        widths: Sequence[float],
+        spec_hash: str = "",
+        *,
+        fresh: bool = False,
     ) -> InferenceFindings:
         """Return what each file costs; never raises for what a network or a file does.
 
@@ -78,12 +84,14 @@ class InferenceProfiler:
             options: its keyword arguments.
             widths: to measure.
             spec_hash: of the network; "" = unknown, then nothing is taken from memory.
+            fresh: whether to measure whatever is remembered.
         """
         if not model or not self._export or export_obstacle():
             return await self._sent()
         key = Question(model, options, widths, spec_hash=spec_hash).key(self._facts)
         remember = self._cache if spec_hash else None
-        if remember and not self._fresh and (known := remember.read(key, InferenceFindings)):
+        fresh = fresh or self._fresh
+        if remember and not fresh and (known := remember.read(key, InferenceFindings)):
             return known
         found = await self._trials(model, options, widths)
         if remember and found.costs and not found.failures:

@@ -25,13 +25,23 @@ REASON_LIMIT = 500
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command needs: a reason, and access to the broker."""
     parser.add_argument(
-        "--reason", type=_reason, required=True, metavar="TEXT", help="why, for the journal"
+        "--reason",
+        "--text",
+        type=_reason,
+        required=True,
+        metavar="TEXT",
+        help="why, for the journal; of a note, what it says",
     )
     add_access_arguments(parser, timeout_s=TIMEOUT_S)
 
 
 def command_server(
-    arguments: argparse.Namespace, name: str, action: OperatorAction, done: str, device: str = ""
+    arguments: argparse.Namespace,
+    name: str,
+    action: OperatorAction,
+    done: str,
+    device: str = "",
+    width: float = 0.0,
 ) -> int:
     """Ask the server, wait for its answer, tell the person, and return the exit status.
 
@@ -41,10 +51,15 @@ def command_server(
         action: what is asked for.
         done: what to say when it is done.
         device: whom it concerns, "" for the whole fleet.
+        width: of a cap; 0 = none.
     """
     access = read_access(arguments)
     command = Command(
-        command_id=secrets.token_hex(8), action=action, device=device, reason=arguments.reason
+        command_id=secrets.token_hex(8),
+        action=action,
+        device=device,
+        reason=arguments.reason,
+        width=width,
     )
     answer, server = asyncio.run(_ask(access, command, arguments.timeout))
     if answer is None:

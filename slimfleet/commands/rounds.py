@@ -10,13 +10,16 @@ EXAMPLE = """example:
     --operator anna --password-file anna-password
   slimfleet rounds resume --reason "morning" --config server.toml \\
     --operator anna --password-file anna-password
+  slimfleet rounds note --text "new coolant in hall 2 since today" --config server.toml \\
+    --operator anna --password-file anna-password
 
-While rounds are paused no further one opens; the open one is finished. Models run on. Operator and
-reason are kept in the server's journal.
+While rounds are paused no further one opens; the open one is finished. Models run on. A note
+changes nothing: it is kept in the server's journal, as operator and reason of the others are.
 """
 ACTIONS = {
     "pause": (OperatorAction.PAUSE_ROUNDS, "rounds are paused"),
     "resume": (OperatorAction.RESUME_ROUNDS, "rounds go on"),
+    "note": (OperatorAction.NOTE, "the note stands in the journal"),
 }
 
 

@@ -121,6 +121,8 @@ class SimulatedTrainer:
         options: dict[str, Any],  # noqa: ARG002 - nothing is timed
         widths: Sequence[float],
         batch_size: int,
+        *,
+        fresh: bool = False,  # noqa: ARG002 - nothing is remembered
     ) -> Benchmark:
         """Claim what the device's machine can do up to the device's widest width, no more.
 

@@ -84,7 +84,7 @@ class ToyTrainer:
         self._reports = reports or (lambda evaluations: evaluations)
         self.trained = []
 
-    async def profile(self, model, options, widths, batch_size):
+    async def profile(self, model, options, widths, batch_size, *, fresh=False):
         await asyncio.sleep(0.1)
         costs = tuple(
             WidthCost(width, 0.001 if width <= self._widest else 86400.0, 1 << 20)

@@ -292,6 +292,75 @@ def test_an_absurd_block_size_is_not_used(nonsense):
     assert session.block_size == 65536
 
 
+# --- a profile that was asked for -----------------------------------------------------------------
+
+ASKED = m.ProfileRequest(request="ana/1")
+ANEW = MakeProfile(SERVER, fresh=True)
+
+
+def answering(profile, request):
+    return Say(msgspec.structs.replace(profile, answers=request))
+
+
+def test_a_device_that_is_asked_measures_itself_anew_and_names_the_request(ready):
+    assert hear(ready, ASKED) == [ANEW]
+    assert ready.busy == "profiling"
+    assert ready.handle(ProfileMade(TIMED), NOW) == [answering(TIMED, "ana/1")]
+    assert ready.connected() == [answering(TIMED, "ana/1")]
+
+
+def test_a_request_is_followed_once_and_another_one_again(ready):
+    hear(ready, ASKED)
+    assert hear(ready, ASKED) == [], "it is at it"
+    ready.handle(ProfileMade(TIMED), NOW)
+    assert hear(ready, ASKED) == [answering(TIMED, "ana/1")], "the server may not have heard it"
+    assert hear(ready, m.ProfileRequest(request="ana/2")) == [ANEW]
+    assert ready.handle(ProfileMade(PROFILE), NOW) == [answering(PROFILE, "ana/2")]
+
+
+def test_a_request_waits_for_the_training_that_is_under_way(ready):
+    hear(ready, task(1))
+    assert hear(ready, ASKED) == []
+    ready.handle(WeightsArrived(1, b"weights", 10, 0.1), NOW)
+    assert ANEW not in ready.handle(TrainingDone(1, b"state", 100, 4, 0.5, 2.0), NOW)
+    assert ready.handle(UpdateKept(update(1)), NOW) == [SendUpdate(update(1)), ANEW]
+
+
+def test_a_request_is_followed_after_a_training_that_failed(ready):
+    hear(ready, task(1))
+    hear(ready, ASKED)
+    failed = ready.handle(TaskBroke(1, DropReason.TRAINING_FAILED, "no memory"), NOW)
+    assert failed[-1] == ANEW
+
+
+def test_a_task_that_comes_while_a_device_measures_itself_waits(ready):
+    hear(ready, ASKED)
+    assert hear(ready, task(1)) == []
+    said, accepted, fetch = ready.handle(ProfileMade(TIMED), NOW)
+    assert said == answering(TIMED, "ana/1")
+    assert (accepted.message.stage, fetch.task) == (Stage.ACCEPTED, task(1))
+
+
+def test_a_request_before_the_first_profile_is_followed_after_it():
+    for session in (new_session(), new_session(can_train=False)):
+        assert hear(session, ASKED) == []
+        assert hear(session, SERVER) == [MakeProfile(SERVER)]
+        said, anew = session.handle(ProfileMade(PROFILE), NOW)
+        assert (said.message.answers, anew) == ("", ANEW)
+
+
+def test_a_model_that_changes_meanwhile_is_measured_before_the_request_is_answered(
+    ready,
+):
+    hear(ready, ASKED)
+    other = msgspec.structs.replace(SERVER, spec_hash="6" * 64)
+    assert hear(ready, other) == []
+    said, again = ready.handle(ProfileMade(PROFILE), NOW)
+    assert (said.message.answers, again) == ("", MakeProfile(other, fresh=True))
+    fitting = msgspec.structs.replace(PROFILE, spec_hash="6" * 64)
+    assert ready.handle(ProfileMade(fitting), NOW) == [answering(fitting, "ana/1")]
+
+
 # --- tasks --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from broker.messages import (
     Evaluation,
     InstallState,
     LinkStatus,
+    OperatorAction,
     Participation,
     Report,
     Stage,
@@ -973,6 +974,10 @@ class Campaigns(RuleBasedStateMachine):
         self.counters = {}
         self.entitled = {}
         self.assessed = False
+        self.caps = {}
+        self.retired = set()
+        self.deployed = {}
+        self.left = {}  # device -> digests that it was rolled back from
 
     @rule(seconds=durations)
     def time_passes(self, seconds):
@@ -1120,13 +1125,24 @@ class Campaigns(RuleBasedStateMachine):
 
     @rule(
         device=devices,
-        action=st.sampled_from(["suspend", "resume", "pause-rounds", "resume-rounds"]),
-        command_id=st.sampled_from(["1", "2", "3", "4" * 9000]),
+        action=st.sampled_from(list(OperatorAction)),
+        command_id=st.sampled_from([*map(str, range(20)), "4" * 9000]),
         operator=st.sampled_from(["ana", "ben"]),
+        width=st.sampled_from([0.0, 0.25, 0.5, 1.0, 0.3, math.nan]),
+        reason=st.sampled_from(["hot", "", "r" * 9000]),
     )
-    def an_operator_acts(self, device, action, command_id, operator):
+    def an_operator_acts(self, device, action, command_id, operator, width, reason):
         concerned = "" if action.endswith("rounds") else device
-        self.desk.command(action, concerned, command_id, operator, reason="r" * 9000)
+        self.desk.command(action, concerned, command_id, operator, reason, width=width)
+
+    # Chance alone seldom has a release to go back to.
+
+    @precondition(lambda self: any(len(one.ran) > 1 for one in self.desk.state.devices.values()))
+    @rule(back=st.booleans(), number=st.integers(0, 1000))
+    def an_operator_moves_who_ran_two_releases(self, back, number):
+        device = next(one for one in self.desk.state.devices.values() if len(one.ran) > 1)
+        action = "roll-back" if back else "roll-forward"
+        self.desk.command(action, device.device, f"move {number}")
 
     @rule(width=st.sampled_from([0.25, 1.0]))
     def a_blob_is_on_the_broker(self, width):
@@ -1160,6 +1176,8 @@ class Campaigns(RuleBasedStateMachine):
                 policy = self.desk.settings.width_policy
                 for task in event.tasks:
                     assert task.width <= policy.caps.get(task.device, 1.0)
+                    assert task.width <= self.caps.get(task.device, 1.0)
+                    assert task.device not in self.retired
                 self.closed[number] = None
                 self.quorum = event.quorum
                 self.tasks = {task.device: task for task in event.tasks}
@@ -1169,8 +1187,8 @@ class Campaigns(RuleBasedStateMachine):
                 if self.desk.settings.rewards.mode == "training-time" and not event.assessment:
                     for task in event.tasks:
                         assert task.width <= self.entitled.get(task.device, 0.25)
-            case e.OperatorActed(done=True, device="", action=action):
-                self.paused = action == "pause-rounds"
+            case e.OperatorActed(done=True):
+                self.follow_command(event)
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted() if (
                 self.closed[number] is not None
             ):
@@ -1247,6 +1265,8 @@ class Campaigns(RuleBasedStateMachine):
                 assert event.counter > self.counters.get(event.device, 0)
                 self.counters[event.device] = event.counter
                 known = self.desk.state.devices[event.device]
+                assert event.device not in self.retired
+                self.follow_deployment(event)
                 assert not event.digest or event.digest in self.desk.state.releases
                 assert known.device == event.device
                 assert event.width <= self.desk.settings.rewards.caps.get(event.device, 1.0)
@@ -1256,6 +1276,32 @@ class Campaigns(RuleBasedStateMachine):
                     assert reward.contribution < best or reward.width == max(
                         one.width for one in event.rewards
                     )
+
+    def follow_command(self, event):
+        match event.action:
+            case OperatorAction.PAUSE_ROUNDS | OperatorAction.RESUME_ROUNDS:
+                self.paused = event.action is OperatorAction.PAUSE_ROUNDS
+            case OperatorAction.CAP_WIDTH:
+                self.caps[event.device] = event.width or 1.0
+            case OperatorAction.RETIRE:
+                self.retired.add(event.device)
+            case OperatorAction.RESUME:
+                self.retired.discard(event.device)
+            case OperatorAction.ROLL_BACK if left := self.deployed.get(event.device):
+                self.left.setdefault(event.device, set()).add(left)
+            case OperatorAction.ROLL_FORWARD:
+                self.left.pop(event.device)
+
+    def follow_deployment(self, event):
+        round_of = {d: r.manifest.round for d, (r, _) in self.desk.state.releases.items()}
+        left = {round_of[digest] for digest in self.left.get(event.device, ())}
+        if event.commanded:
+            assert event.digest, "a command takes no model away"
+        elif event.digest:
+            assert round_of[event.digest] not in left, "what it was rolled back from came again"
+            if left and round_of[event.digest] > max(left):
+                del self.left[event.device]
+        self.deployed[event.device] = event.digest
 
     @invariant()
     def every_receipt_is_of_a_committed_verdict(self):
