@@ -12,7 +12,7 @@ from broker.messages import InstallState
 from coordinator.changes import moved_bytes, replace, with_device
 from coordinator.command_evolution import acted
 from coordinator.contribution.ledger import Ledger
-from coordinator.fleet import Campaign, Device, Phase, confirmed, lacks_resources
+from coordinator.fleet import Campaign, Device, Phase, lacks_resources
 from coordinator.pace import after_profile, spread_of
 from coordinator.round_evolution import ROUND_HANDLERS
 from coordinator.score_evolution import SCORE_HANDLERS
@@ -219,10 +219,17 @@ def _reported(state: Campaign, event: e.InstallReported, at: float) -> Campaign:
 
 
 def _with_confirmed(state: Campaign, name: str) -> Campaign:
-    """Remember which releases a device ran, in their order."""
+    """Remember which releases a device ran, in their order.
+
+    Those too that were overtaken by a newer order; not the one that it was just rolled back from,
+    which it may say once more before it hears of that.
+    """
     device = state.devices[name]
-    digest = device.deployed.digest if device.deployed and confirmed(device) else ""
-    if not digest or digest in device.ran[-1:]:
+    report = device.report
+    if report is None or report.state is not InstallState.CONFIRMED:
+        return state
+    digest = report.running
+    if digest not in state.releases or digest in (*device.ran[-1:], *device.rolled_from):
         return state
     return with_device(state, name, ran=(*device.ran, digest)[-REMEMBERED:])
 

@@ -16,7 +16,7 @@ import numpy as np
 from broker import messages as m
 from broker.decoding import decode_struct
 from broker.envelope import Verifier
-from broker.errors import BrokerError, DecodeError, DigestError, LinkError
+from broker.errors import BrokerError, DecodeError, DigestError, LinkError, RollbackError
 from edge_agent.actions import Install, RemoveModel
 from edge_agent.inference import Predictor
 from edge_agent.probe import ProbeResult, probe
@@ -73,6 +73,8 @@ class ModelInstaller:
         self._threads = threads
         self._attempt = attempt
         self._window = TelemetryWindow()
+        # What one of them places, another one would clear away as superfluous.
+        self._one_at_a_time = asyncio.Lock()
         self._predictor: Predictor | None = None
         self._report = self._read_report()
         self._start()
@@ -132,6 +134,10 @@ class ModelInstaller:
             data: the ONNX file.
             tell: is told when the model is placed, before it is switched to.
         """
+        async with self._one_at_a_time:
+            return await self._install(action, data, tell)
+
+    async def _install(self, action: Install, data: bytes, tell: Tell) -> m.Report:
         counter, manifest = action.deployment.counter, action.release.manifest
         try:
             self._verifier.file(action.release, data)
@@ -139,6 +145,8 @@ class ModelInstaller:
             report = await self._put_into_service(placed, counter, tell)
         except DigestError as error:
             return self._failed(counter, m.InstallState.REFUSED, error.code, str(error))
+        except RollbackError as error:
+            return self._superseded(counter, error)
         except LinkError:
             raise  # the agent is ending; the deployment is still in force when it starts again
         except BrokerError as error:
@@ -177,14 +185,19 @@ class ModelInstaller:
     async def remove(self, action: RemoveModel) -> m.Report:
         """Run no model any more."""
         counter = action.deployment.counter
-        try:
-            await asyncio.to_thread(self._slots.remove, counter)
-        except OSError as error:  # a full disk among them: the model goes on until it is noted
-            return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, str(error))
-        self._predictor = None
-        report = m.Report(counter=counter, state=m.InstallState.CONFIRMED, detail="model removed")
-        self._keep(report)
-        return report
+        async with self._one_at_a_time:
+            try:
+                await asyncio.to_thread(self._slots.remove, counter)
+            except RollbackError as error:
+                return self._superseded(counter, error)
+            except OSError as error:  # a full disk among them: the model goes on until it is noted
+                return self._failed(counter, m.InstallState.FAILED, TRY_AGAIN, str(error))
+            self._predictor = None
+            report = m.Report(
+                counter=counter, state=m.InstallState.CONFIRMED, detail="model removed"
+            )
+            self._keep(report)
+            return report
 
     def _reload(self) -> None:
         if self._slots.current() is None:
@@ -241,6 +254,16 @@ class ModelInstaller:
         if not tries_again(code):
             self._keep(report)
         return report
+
+    def _superseded(self, counter: int, error: RollbackError) -> m.Report:
+        """Answer a deployment that a newer one overtook; what is known of that one stays."""
+        log.warning("deployment %d: %s: %s", counter, error.code, error)
+        return msgspec.structs.replace(
+            self._state_report(counter),
+            state=m.InstallState.REFUSED,
+            code=error.code,
+            detail=str(error),
+        )
 
     def _keep(self, report: m.Report) -> None:
         self._report = report

@@ -522,6 +522,8 @@ class AgentSession:
 
     def _install_done(self, report: m.Report) -> list[Action]:
         named = self._installing
+        if report.counter < self._installed.counter:
+            return []  # what became of a newer one was said already, and is what counts
         if named and report.counter == named[0]:
             self._installing = None
             if not tries_again(report.code):

@@ -283,6 +283,34 @@ def test_a_device_that_could_not_run_the_new_release_goes_back_to_the_one_it_ran
     assert runs(desk, A) == 1
 
 
+def test_a_device_that_says_once_more_what_it_ran_before_it_hears_of_the_roll_back():
+    desk = releasing(rounds=3)
+    stale = desk.device(A).report
+    desk.command("roll-back", A, "1")
+    desk.say(i.ReportReceived(A, msgspec.structs.replace(stale, seq=99, load_s=1.0)))
+    desk.confirm(A)
+    desk.command("roll-back", A, "2")
+    assert runs(desk, A) == 1
+
+
+def test_a_release_that_was_confirmed_after_the_next_one_was_sent_was_run_too():
+    desk = releasing(rounds=1)
+    release(desk, confirm=(B, C))
+    second = desk.device(A).deployed
+    release(desk, confirm=(B, C))
+    desk.confirm(A, counter=second.counter, running=second.digest)
+    desk.confirm(A)
+    desk.command("roll-back", A)
+    assert runs(desk, A) == 2
+
+
+def test_a_device_that_claims_to_have_run_what_nobody_made_has_nothing_to_go_back_to():
+    desk = releasing(rounds=1)
+    desk.confirm(A, running="f" * 64)
+    desk.confirm(A)
+    assert not desk.command("roll-back", A)[0].done
+
+
 def test_a_device_that_ran_one_release_or_none_has_nothing_to_go_back_to():
     desk = releasing(rounds=0)
     assert "nothing to go back to" in desk.command("roll-back", A, "1")[0].detail
