@@ -127,6 +127,13 @@ async def test_a_wrong_password_and_a_missing_broker_are_told_in_one_line(slimfl
         (("device", "suspend", CAM_1), "suspend", False, "refused: no device"),
         (("rounds", "pause"), "pause-rounds", True, "rounds are paused"),
         (("rounds", "resume"), "resume-rounds", True, "rounds go on"),
+        (("rounds", "note"), "note", True, "the note stands in the journal"),
+        (("device", "cap", CAM_1, "--width", "0.5"), "cap-width", True, "trains 0.5 at most"),
+        (("device", "cap", CAM_1, "--width", "none"), "cap-width", True, "any width that fits"),
+        (("device", "roll-back", CAM_1), "roll-back", True, "goes back to the release"),
+        (("device", "roll-forward", CAM_1), "roll-forward", True, "gets again"),
+        (("device", "re-profile", CAM_1), "re-profile", True, "asked to measure itself"),
+        (("device", "retire", CAM_1), "retire", True, f"{CAM_1} is retired"),
         (("rounds", "pause"), "pause-rounds", False, "slimfleet rounds: refused: no device"),
     ],
 )
@@ -153,6 +160,7 @@ async def test_a_command_waits_for_its_own_answer(party, slimfleet, words, actio
     assert said in (out if done else err)
     assert asked.action is OperatorAction(action)
     assert asked.reason == "bearing is being changed"
+    assert asked.width == (0.5 if "0.5" in words else 0.0)
 
 
 async def test_a_silent_server_is_no_success(party, slimfleet):

@@ -662,6 +662,14 @@ def test_a_newer_order_is_carried_out_while_an_older_one_is_under_way(ready):
     assert refused.message.code == "older-counter"
 
 
+def test_what_became_of_an_order_that_was_overtaken_hides_nothing_of_the_newer_one(ready):
+    hear(ready, order(1))
+    hear(ready, order(2, manifest=OTHER_MANIFEST))
+    ready.handle(InstallDone(confirmed(2, OTHER_MANIFEST.digest)), NOW)
+    broken = m.Report(counter=1, state=InstallState.FAILED, code=TRY_AGAIN)
+    assert ready.handle(InstallDone(broken), NOW) == []
+
+
 def test_an_order_without_a_model_takes_the_model_away(ready):
     (remove,) = hear(ready, order(manifest=None))
     assert isinstance(remove, RemoveModel)

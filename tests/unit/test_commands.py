@@ -164,6 +164,20 @@ def test_a_command_without_a_reason_is_refused(command):
     assert "say why" in err
 
 
+@pytest.mark.parametrize("width", ["0.5x", "-1", "2", "nan", ""])
+def test_a_cap_that_is_no_width_is_refused_at_once(command, width):
+    code, _, err = command("device", "cap", "pump-1", "--width", width, "--reason", "hot")
+    assert code == ExitCode.USAGE
+    assert "is no width: use one of the grid, or none" in err
+
+
+@pytest.mark.parametrize("arguments", [("cap", "pump-1"), ("retire", "pump-1", "--width", "0.5")])
+def test_a_width_belongs_to_a_cap_and_to_nothing_else(command, arguments):
+    code, _, err = command("device", *arguments, "--reason", "hot", "--fleet", "pumps")
+    assert code == ExitCode.BAD_CONFIGURATION
+    assert "--width W|none belongs to slimfleet device cap" in err
+
+
 # --- profile ------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,8 @@ async def test_findings_are_remembered_where_the_version_of_the_network_is_known
     await profiler.measure("toy", {}, WIDTHS, "6" * 64)
     await profiler.measure("toy", {}, WIDTHS)
     assert len(orders) == 3
+    await profiler.measure("toy", {}, WIDTHS, "5" * 64, fresh=True)
+    assert len(orders) == 4
     assert not left_over(orders)
 
 

@@ -180,6 +180,15 @@ def test_other_hardware_or_a_wish_measures_everything(tmp_path):
     assert moved.asked == fresh.asked == [WIDTHS]
 
 
+def test_who_is_asked_while_it_runs_measures_everything_and_remembers_that(tmp_path):
+    ask(Machine(), tmp_path)
+    machine = Machine(step_s=0.11)
+    trainer = RememberingTrainer(machine, ProfileCache(tmp_path), FACTS)
+    asyncio.run(trainer.profile("toy", {"length": 5}, WIDTHS, 32, fresh=True))
+    assert machine.asked == [WIDTHS]
+    assert ask(Machine(step_s=0.11), tmp_path) == benchmark(0.11)
+
+
 def test_a_benchmark_without_any_width_is_not_kept(tmp_path):
     ask(Machine(costs=(), failures=("out of memory at width 0.25",)), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -82,6 +82,41 @@ def test_a_clock_that_is_off_is_shown(offset, said):
     assert data["pump-2"] is None
 
 
+CAP = "held at 0.5 at most by anna: runs hot"
+
+
+def shown_of(device, **changes):
+    """The lines below a device's row, and its row."""
+    view = folded([*fleet_messages(), (standing_topic(device), standing(**changes))])
+    lines = status_lines(view)
+    row = next(line for line in lines if line.startswith(device))
+    below = lines[lines.index(row) + 1 :]
+    return row, below[: next((n for n, one in enumerate(below) if one[0] != " "), None)]
+
+
+def test_a_cap_is_shown_once_with_whose_it_is():
+    _, below = shown_of("pump-1", training_cap=0.5, width_reasons={"cap": CAP})
+    assert f"    cap: {CAP}" in below
+    reason = f"width 0.5: {CAP}"
+    _, below = shown_of("pump-1", training_cap=0.5, reason=reason, width_reasons={"cap": CAP})
+    assert f"    takes part: {reason}" in below
+    assert not [line for line in below if line.startswith("    cap:")]
+    _, below = shown_of("pump-1", training_cap=0.5)
+    assert "    cap: trains 0.5 at most" in below
+
+
+def test_a_retired_device_is_shown_as_that_with_the_reason_whatever_its_link_is():
+    why = "retired by anna via monitor: scrapped"
+    changes = {"participation": Participation.SUSPENDED, "reason": why, "retired": True}
+    row, below = shown_of("pump-1", **changes)
+    assert row.split()[:3] == ["pump-1", "retired", "no"]
+    assert f"    takes no part: {why}" in below
+    view = folded([*fleet_messages(), (standing_topic("pump-1"), standing(**changes))])
+    data = {one["device"]: one for one in status_data(view)["devices"]}
+    assert (data["pump-1"]["retired"], data["pump-1"]["link"]) == (True, "retired")
+    assert (data["pump-2"]["retired"], data["pump-2"]["training_cap"]) == (False, 0.0)
+
+
 def test_the_order_of_arrival_does_not_matter():
     forward, backward = folded(fleet_messages()), folded(reversed(fleet_messages()))
     assert status_lines(forward) == status_lines(backward)
@@ -181,6 +216,8 @@ def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
         "confirmed": "",
         "local_score": None,
         "local_samples": 0,
+        "training_cap": 0.0,
+        "retired": False,
     }
 
 
