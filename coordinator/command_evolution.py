@@ -8,10 +8,9 @@ from coordinator.fleet import Campaign, Device
 from journal import events as e
 
 
-def author(event: e.OperatorActed) -> str:
+def by_whom(event: e.OperatorActed) -> str:
     """Return by whom and why something was done, as in "by anna via monitor: too hot"."""
-    via = f"{event.on_behalf_of} via {event.operator}" if event.on_behalf_of else event.operator
-    return f"by {via}: {event.reason or 'no reason given'}"
+    return f"by {event.author}: {event.reason or 'no reason given'}"
 
 
 def acted(state: Campaign, event: e.OperatorActed) -> Campaign:
@@ -25,7 +24,7 @@ def acted(state: Campaign, event: e.OperatorActed) -> Campaign:
         return state
     if event.action in FLEET_ACTIONS:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
-        return replace(state, paused=f"paused {author(event)}" if paused else "")
+        return replace(state, paused=f"paused {by_whom(event)}" if paused else "")
     known = state.devices.get(event.device)
     return with_device(state, event.device, **_changes(known, event)) if known else state
 
@@ -34,13 +33,13 @@ def _changes(device: Device, event: e.OperatorActed) -> dict[str, Any]:
     """Return what changes of the device that a command is about."""
     match event.action:
         case OperatorAction.SUSPEND:
-            return {"suspended": f"suspended {author(event)}"}
+            return {"suspended": f"suspended {by_whom(event)}"}
         case OperatorAction.RESUME:
             return {"suspended": "", "retired": ""}
         case OperatorAction.RETIRE:
-            return {"retired": f"retired {author(event)}", "requested": False}
+            return {"retired": f"retired {by_whom(event)}", "requested": False}
         case OperatorAction.CAP_WIDTH:
-            said = f"held at {event.width:g} at most {author(event)}" if event.width else ""
+            said = f"held at {event.width:g} at most {by_whom(event)}" if event.width else ""
             return {"cap": event.width, "cap_reason": said}
         case OperatorAction.RE_PROFILE:
             return {"request": f"{event.operator}/{event.command_id}", "requested": True}

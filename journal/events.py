@@ -616,6 +616,11 @@ class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
     width: float = 0.0
     on_behalf_of: str = ""
 
+    @property
+    def author(self) -> str:
+        """Who asked, as in "anna", or "anna via monitor"."""
+        return f"{self.on_behalf_of} via {self.operator}" if self.on_behalf_of else self.operator
+
 
 class MessageRefused(Event, frozen=True, kw_only=True, tag="message-refused"):
     """Somebody sent a message that is not acceptable, for example with a forged device id."""
