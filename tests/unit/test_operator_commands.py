@@ -4,11 +4,15 @@ import math
 
 import msgspec
 import pytest
+from hypothesis import settings as search
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from broker.envelope import generate_signing_key, sign
 from broker.messages import (
     DropReason,
     InstallState,
+    OperatorAction,
     Participation,
     ProfileRequest,
     Release,
@@ -22,6 +26,7 @@ from coordinator.fleet_summary import summary
 from coordinator.publications import publications
 from coordinator.settings import Rewards, WidthPolicy
 from journal import events as e
+from tests.fakes.command_promises import CommandPromises
 from tests.fakes.office import (
     OFFLINE,
     ONLINE,
@@ -360,6 +365,26 @@ def test_a_lower_reward_still_takes_effect_on_a_device_that_was_rolled_back():
     assert desk.device(A).deployed.digest == ""
 
 
+def test_a_lower_reward_does_not_bring_back_the_weights_that_a_device_was_rolled_back_from():
+    desk = releasing(rounds=0)
+    for _ in range(2):
+        desk.round_()
+        desk.exported(widths=(0.5, 1.0))
+        for device in EVERYBODY:
+            desk.confirm(device)
+    desk.command("roll-back", A)
+    desk.confirm(A)
+    desk.round_()
+    earned(desk, A, 0.5)
+    earned(desk, B, 0.5)
+    desk.exported("worse than the release in use")
+    assert [(desk.device(one).deployed.width, runs(desk, one)) for one in EVERYBODY] == [
+        (0.5, 1),
+        (0.5, 2),
+        (1.0, 2),
+    ]
+
+
 def test_after_the_campaign_a_device_still_goes_back():
     desk = releasing(rounds=5)
     desk.round_()
@@ -557,3 +582,85 @@ def test_a_name_that_cannot_be_shown_is_refused(name):
     [refused] = desk.command("suspend", A, on_behalf_of=name)
     assert isinstance(refused, e.MessageRefused)
     assert not desk.device(A).suspended
+
+
+# --- every order --------------------------------------------------------------------------------
+
+someone = st.sampled_from(EVERYBODY)
+WIDTH = st.sampled_from([0.0, 0.25, 0.5, 1.0, 0.3])
+
+
+class Commands(RuleBasedStateMachine):
+    """Releases come after every round, and operators do what they like."""
+
+    @initialize(
+        caps=st.dictionaries(someone, st.sampled_from([0.25, 0.5]), max_size=1),
+        budget=st.sampled_from([2, 3, 40]),
+    )
+    def a_campaign_begins(self, caps, budget):
+        often = {"budget": budget, "minimum": budget, "release_every": 1}
+        rounds = often | {"min_devices": 3, "quorum": 1}
+        policy = WidthPolicy(caps=caps)
+        self.desk = Office(settings(rounds=rounds, width_policy=policy)).begin(*EVERYBODY)
+        self.promises, self.checked, self.commands = CommandPromises(), 0, 0
+
+    @rule(
+        answering=st.sets(someone, min_size=1),
+        earning=st.sampled_from([0.1, 0.3, -0.3]),
+        worse=st.sampled_from(["", "", "it is worse"]),
+    )
+    def a_round_ends_in_a_release(self, answering, earning, worse):
+        desk = self.desk
+        if desk.state.phase is Phase.TRAINING:
+            desk.round_({A: earning}, without=set(EVERYBODY) - answering)
+        if isinstance(job(desk.state), Export):
+            desk.exported(worse)
+
+    # Once training is over, a device that lacks memory has the same weights exported once more.
+    @rule(who=st.sets(someone, min_size=1), code=st.sampled_from(["", "", "try-again:killed"]))
+    def devices_report(self, who, code):
+        for device in who:
+            deployed = self.desk.device(device).deployed
+            if deployed:
+                state = InstallState.FAILED if code else InstallState.CONFIRMED
+                self.desk.confirm(device, state, code=code)
+
+    @rule(device=someone, action=st.sampled_from(list(OperatorAction)), width=WIDTH)
+    def an_operator_acts(self, device, action, width):
+        self.commands += 1
+        concerned = "" if action.endswith("rounds") else device
+        self.desk.command(action, concerned, f"c{self.commands}", width=width)
+
+    @rule()
+    def the_server_is_killed_and_starts_again(self):
+        self.desk.state = self.desk.replayed()
+        self.desk.start()
+
+    @rule(device=someone, answers=st.booleans(), samples=st.integers(1, 9))
+    def a_device_measures_itself(self, device, answers, samples):
+        request = self.desk.device(device).request if answers else ""
+        self.desk.profiled(device, profile(samples=samples, answers=request))
+        if answers and request:
+            assert not self.desk.device(device).requested
+
+    @invariant()
+    def no_promise_is_broken(self):
+        if hasattr(self, "desk"):
+            for event, _ in self.desk.log[self.checked :]:
+                self.promises.check(event, self.desk.state)
+            self.checked = len(self.desk.log)
+
+    @invariant()
+    def what_a_device_may_go_back_to_is_kept(self):
+        if hasattr(self, "desk"):
+            needed = needed_blobs(self.desk.state)
+            for device in self.desk.state.devices.values():
+                assert {*device.ran, *device.rolled_from} <= needed & set(self.desk.state.releases)
+
+    def teardown(self):
+        if hasattr(self, "desk"):
+            assert self.desk.replayed() == self.desk.state
+
+
+Commands.TestCase.settings = search(max_examples=60, stateful_step_count=40)
+TestCommands = Commands.TestCase

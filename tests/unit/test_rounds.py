@@ -32,6 +32,7 @@ from coordinator.job_orders import score_job
 from coordinator.publications import publications
 from coordinator.settings import Aggregation, Contributions, Releases, Rewards, WidthPolicy
 from journal import events as e
+from tests.fakes.command_promises import CommandPromises
 from tests.fakes.office import (
     LIMIT,
     OFFLINE,
@@ -966,7 +967,6 @@ class Campaigns(RuleBasedStateMachine):
         for device in DEVICES[:2]:
             self.desk.join(device)
         self.checked = 0
-        self.paused = False
         self.closed = {}
         self.tasks_of = {}
         self.owed = {}
@@ -974,10 +974,7 @@ class Campaigns(RuleBasedStateMachine):
         self.counters = {}
         self.entitled = {}
         self.assessed = False
-        self.caps = {}
-        self.retired = set()
-        self.deployed = {}
-        self.left = {}  # device -> digests that it was rolled back from
+        self.promises = CommandPromises()
 
     @rule(seconds=durations)
     def time_passes(self, seconds):
@@ -1158,6 +1155,7 @@ class Campaigns(RuleBasedStateMachine):
 
     def check(self, event):
         number = getattr(event, "round", None)
+        self.promises.check(event, self.desk.state)
         match event:
             case e.RoundOpened():
                 assert number == len(self.closed) + 1, "two rounds at once, or one left out"
@@ -1165,7 +1163,6 @@ class Campaigns(RuleBasedStateMachine):
                 rounds = self.desk.settings.rounds
                 assert len(event.tasks) >= event.quorum or rounds.uses_late
                 assert not {task.device for task in event.tasks} & set(self.owed), "busy"
-                assert not self.paused, "a round opened while rounds were paused"
                 if rounds.cohort and not event.assessment:
                     most = math.ceil(rounds.cohort * rounds.over_selection)
                     assert len(event.tasks) <= max(most, rounds.quorum)
@@ -1176,8 +1173,6 @@ class Campaigns(RuleBasedStateMachine):
                 policy = self.desk.settings.width_policy
                 for task in event.tasks:
                     assert task.width <= policy.caps.get(task.device, 1.0)
-                    assert task.width <= self.caps.get(task.device, 1.0)
-                    assert task.device not in self.retired
                 self.closed[number] = None
                 self.quorum = event.quorum
                 self.tasks = {task.device: task for task in event.tasks}
@@ -1187,8 +1182,6 @@ class Campaigns(RuleBasedStateMachine):
                 if self.desk.settings.rewards.mode == "training-time" and not event.assessment:
                     for task in event.tasks:
                         assert task.width <= self.entitled.get(task.device, 0.25)
-            case e.OperatorActed(done=True):
-                self.follow_command(event)
             case e.TaskProgressed() | e.DeviceDropped() | e.UpdateAccepted() if (
                 self.closed[number] is not None
             ):
@@ -1265,8 +1258,6 @@ class Campaigns(RuleBasedStateMachine):
                 assert event.counter > self.counters.get(event.device, 0)
                 self.counters[event.device] = event.counter
                 known = self.desk.state.devices[event.device]
-                assert event.device not in self.retired
-                self.follow_deployment(event)
                 assert not event.digest or event.digest in self.desk.state.releases
                 assert known.device == event.device
                 assert event.width <= self.desk.settings.rewards.caps.get(event.device, 1.0)
@@ -1276,32 +1267,6 @@ class Campaigns(RuleBasedStateMachine):
                     assert reward.contribution < best or reward.width == max(
                         one.width for one in event.rewards
                     )
-
-    def follow_command(self, event):
-        match event.action:
-            case OperatorAction.PAUSE_ROUNDS | OperatorAction.RESUME_ROUNDS:
-                self.paused = event.action is OperatorAction.PAUSE_ROUNDS
-            case OperatorAction.CAP_WIDTH:
-                self.caps[event.device] = event.width or 1.0
-            case OperatorAction.RETIRE:
-                self.retired.add(event.device)
-            case OperatorAction.RESUME:
-                self.retired.discard(event.device)
-            case OperatorAction.ROLL_BACK if left := self.deployed.get(event.device):
-                self.left.setdefault(event.device, set()).add(left)
-            case OperatorAction.ROLL_FORWARD:
-                self.left.pop(event.device)
-
-    def follow_deployment(self, event):
-        round_of = {d: r.manifest.round for d, (r, _) in self.desk.state.releases.items()}
-        left = {round_of[digest] for digest in self.left.get(event.device, ())}
-        if event.commanded:
-            assert event.digest, "a command takes no model away"
-        elif event.digest:
-            assert round_of[event.digest] not in left, "what it was rolled back from came again"
-            if left and round_of[event.digest] > max(left):
-                del self.left[event.device]
-        self.deployed[event.device] = event.digest
 
     @invariant()
     def every_receipt_is_of_a_committed_verdict(self):
