@@ -65,6 +65,8 @@ class DeviceView:
 
     Attributes:
         labels: the operator's.
+        suspended, retired, cap: what an operator did, by whom and why, or ""; cap_width: the widest
+            that it may train, 0 = any.
         present: its lease as the server last told it; since, cause: of that.
         born_at: when it first appeared.
         telemetry, telemetry_at: the last that came.
@@ -103,6 +105,7 @@ class DeviceView:
     suspended: str = ""
     retired: str = ""
     cap: str = ""
+    cap_width: float = 0.0
     width: float = 0.0
     predicted_s: float = 0.0
     eligible: int = 0
@@ -134,6 +137,17 @@ class DeviceView:
         if self.present in (e.LinkState.ONLINE, e.LinkState.LATE) and not server_online:
             return Link.STALE
         return Link(self.present)
+
+    def takes_part(self, *, server_online: bool) -> tuple[str, str]:
+        """Return whether it takes part now, in a word, and why, in a sentence."""
+        link = self.link(server_online=server_online)
+        if link in (Link.RETIRED, Link.SUSPENDED):
+            return str(Participation.SUSPENDED), self.retired or self.suspended
+        if link in (Link.OFFLINE, Link.STALE, Link.NEVER_SEEN) and (
+            self.participation is not Participation.CANNOT
+        ):
+            return str(Participation.WAITING), f"{link}: {self.cause}" if self.cause else str(link)
+        return str(self.participation), self.reason
 
     @property
     def participation_ratio(self) -> float | None:

@@ -45,7 +45,9 @@ def overview(view: FleetView, seen: Seen) -> Data:
     links = Counter(
         str(device.link(server_online=seen.trusts_presence)) for device in view.devices.values()
     )
-    taking = Counter(str(device.participation) for device in view.devices.values())
+    taking = Counter(
+        device.takes_part(server_online=seen.trusts_presence)[0] for device in view.devices.values()
+    )
     current = view.current
     return {
         "fleet": view.fleet,
@@ -93,6 +95,7 @@ def device_row(device: DeviceView, view: FleetView, seen: Seen) -> Data:
     reward = device.reward
     telemetry, profile = device.telemetry, device.profile
     drift = device.drift_index
+    takes_part, reason = device.takes_part(server_online=seen.trusts_presence)
     return {
         "device": device.name,
         "site": site_of(device),
@@ -106,8 +109,8 @@ def device_row(device: DeviceView, view: FleetView, seen: Seen) -> Data:
         "agent": device.agent,
         "emulated": device.emulated,
         "can_train": device.can_train,
-        "takes_part": str(device.participation),
-        "reason": device.reason,
+        "takes_part": takes_part,
+        "reason": reason,
         "participation": device.participation_ratio,
         "rounds_eligible": device.eligible,
         "rounds_taken": device.taken,
@@ -115,6 +118,7 @@ def device_row(device: DeviceView, view: FleetView, seen: Seen) -> Data:
         "straggler": device.straggler_index,
         "training_width": device.width,
         "cap": device.cap,
+        "cap_width": device.cap_width,
         "entitled_width": reward.width if reward else 0.0,
         "deployed_width": assigned.width if assigned else 0.0,
         "running_width": device.report.width if device.report else 0.0,

@@ -5,9 +5,9 @@ Nothing here decides. A view that is folded from the whole journal is the same w
 
 from collections.abc import Callable
 
-from broker.messages import FLEET_ACTIONS, InstallState, OperatorAction, Participation
+from broker.messages import FLEET_ACTIONS, InstallState, OperatorAction
 from journal import events as e
-from monitor.device_view import DeviceView, WidthChange
+from monitor.device_view import DeviceView, Moment, WidthChange
 from monitor.fleet_view import FleetView
 from monitor.round_folding import ROUND_HANDLERS
 
@@ -108,7 +108,7 @@ def _width_chosen(view: FleetView, at: float, event: e.WidthChosen) -> None:
 
 def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
     view.actions.append((at, event))
-    said = f"{event.action} by {event.operator}: {event.reason or 'no reason given'}"
+    said = f"{event.action} {_by(event)}"
     if not event.done:
         said = f"{said} (refused: {event.detail})"
     if event.device:
@@ -116,14 +116,14 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         device.note(at, "operator", said)
     if not event.done:
         return
-    by = f"by {event.operator}: {event.reason or 'no reason given'}"
-    if event.action in FLEET_ACTIONS:
-        if event.action is OperatorAction.PAUSE_ROUNDS:
-            view.paused = f"paused {by}"
-        elif event.action is OperatorAction.RESUME_ROUNDS:
-            view.paused = ""
+    if event.action is OperatorAction.NOTE:
+        notes = view.device(event.device).notes if event.device else view.notes
+        notes.append(Moment(at, "note", f"{event.author}: {event.reason}"))
+    elif event.action in FLEET_ACTIONS:
+        paused = event.action is OperatorAction.PAUSE_ROUNDS
+        view.paused = f"paused {_by(event)}" if paused else ""
     elif event.device:
-        _apply_action(view.device(event.device), event, by)
+        _apply_action(view.device(event.device), event)
 
 
 def _entitlements(view: FleetView, at: float, event: e.EntitlementsRevised) -> None:
@@ -156,7 +156,8 @@ def _deployed(view: FleetView, at: float, event: e.DeploymentIssued) -> None:
     device.deployed, device.deployed_at = event, at
     what = f"width {event.width:g}" if event.digest else "no model"
     device.note(at, "deployment", f"{what} ordered: {event.reason}")
-    view.enter(at, "delivering" if view.stopped else "gathering")
+    if not event.commanded:  # an export ended, and not just an operator's roll-back
+        view.enter(at, "delivering" if view.stopped else "gathering")
 
 
 def _reported(view: FleetView, at: float, event: e.InstallReported) -> None:
@@ -171,14 +172,22 @@ def _reported(view: FleetView, at: float, event: e.InstallReported) -> None:
         device.worked(at, "confirmed its model")
 
 
-def _apply_action(device: DeviceView, event: e.OperatorActed, by: str) -> None:
+def _apply_action(device: DeviceView, event: e.OperatorActed) -> None:
     """Note on a device what an operator did to it."""
     match event.action:
         case OperatorAction.SUSPEND:
-            device.suspended = f"suspended {by}"
-            device.participation = Participation.SUSPENDED
+            device.suspended = f"suspended {_by(event)}"
         case OperatorAction.RESUME:
-            device.suspended = ""
+            device.suspended = device.retired = ""
+        case OperatorAction.RETIRE:
+            device.retired = f"retired {_by(event)}"
+        case OperatorAction.CAP_WIDTH:
+            device.cap_width = event.width
+            device.cap = f"held at {event.width:g} at most {_by(event)}" if event.width else ""
+
+
+def _by(event: e.OperatorActed) -> str:
+    return f"by {event.author}: {event.reason or 'no reason given'}"
 
 
 _HANDLERS: dict[type, Callable[..., None]] = {

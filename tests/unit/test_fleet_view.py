@@ -268,6 +268,41 @@ def test_suspended_devices_say_so_until_they_are_resumed_and_refused_commands_do
     assert view.paused == ""
 
 
+def test_whoever_is_away_does_not_take_part_whatever_was_last_decided_about_its_width():
+    takes = e.WidthChosen(
+        device="a", width=1.0, participation=Participation.TAKES_PART, reason="fits"
+    )
+    here = e.PresenceChanged(device="a", state=e.LinkState.ONLINE, cause="birth")
+    gone = e.PresenceChanged(device="a", state=e.LinkState.OFFLINE, cause="will")
+    view = folded(born("a"), here, takes)
+    device = view.devices["a"]
+    assert device.takes_part(server_online=True) == ("takes-part", "fits")
+    assert device.takes_part(server_online=False) == ("waiting", "stale: birth")
+    fold(view, 4.0, gone)
+    assert device.takes_part(server_online=True) == ("waiting", "offline: will")
+    fold(view, 5.0, acted(OperatorAction.SUSPEND, "a"))
+    assert device.takes_part(server_online=True) == ("suspended", "suspended by anna: bearing")
+    assert overview(view, SEEN)["participation"] == {"suspended": 1}
+
+
+def test_what_operators_do_is_seen_on_the_device_and_lifted_again():
+    view = folded(born("a"), acted(OperatorAction.RETIRE, "a"))
+    device = view.devices["a"]
+    assert device.link(server_online=True) is Link.RETIRED
+    fold(view, 2.0, acted(OperatorAction.RESUME, "a"))
+    assert device.link(server_online=True) is Link.NEVER_SEEN
+    capped = acted(OperatorAction.CAP_WIDTH, "a")
+    fold(view, 3.0, msgspec.structs.replace(capped, width=0.5, on_behalf_of="eva"))
+    assert device_detail(view, "a", SEEN)["cap_width"] == 0.5
+    assert device.cap == "held at 0.5 at most by eva via anna: bearing"
+    fold(view, 4.0, capped)
+    assert (device.cap_width, device.cap) == (0.0, "")
+    fold(view, 5.0, acted(OperatorAction.NOTE, "a"))
+    fold(view, 6.0, acted(OperatorAction.NOTE))
+    assert [one.text for one in device.notes] == ["anna: bearing"]
+    assert [one.text for one in view.notes] == ["anna: bearing"]
+
+
 def test_a_model_is_confirmed_by_the_device_alone():
     order = e.DeploymentIssued(
         device="a", counter=2, digest="new", width=0.5, reason="earned", expires_at=9e9
