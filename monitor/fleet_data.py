@@ -383,6 +383,25 @@ def version_shares(view: FleetView) -> list[Data]:
     ]
 
 
+def version_history(view: FleetView) -> list[Data]:
+    """Return how many devices ran what, from each moment on, the oldest first."""
+    return [
+        {
+            "at": at,
+            "running": [
+                {
+                    "digest": digest,
+                    "release": release_name(view, digest) or "none",
+                    "confirmed": confirmed,
+                    "devices": count,
+                }
+                for (digest, confirmed), count in sorted(counts.items())
+            ],
+        }
+        for at, counts in view.versions.points
+    ]
+
+
 def quantile(values: list[float], share: float) -> float | None:
     """Return a quantile of ascending values, None where there are none."""
     if not values:

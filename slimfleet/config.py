@@ -18,6 +18,7 @@ from broker.errors import BrokerConfigError
 from broker.topics import check_name
 from coordinator.settings import Settings, SettingsError
 from coordinator.settings_checks import check_pool
+from slimfleet.monitor_config import MonitorSection
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -89,6 +90,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         measuring_threads: cores that measure models at a time.
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
+        monitor: the page.
     """
 
     broker: BrokerSection
@@ -102,6 +104,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     measuring_threads: int = 1
     folder: str = "server-data"
     name: str = "server"
+    monitor: MonitorSection = MonitorSection()
 
 
 class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -220,6 +223,7 @@ def _check(path: Path, config: msgspec.Struct) -> None:
             check_name(config.campaign.fleet, "campaign.fleet")
             _check_broker(config.broker)
             _check_evaluator(config)
+            config.monitor.check()
         if isinstance(config, AgentConfig):
             check_name(config.device, "device")
             check_name(config.fleet, "fleet")

@@ -1,0 +1,1 @@
+"""The page's server: access, data, live updates and actions over HTTP."""

@@ -1,0 +1,118 @@
+"""``POST /api/actions``: what an operator asks the server to do. The journal keeps who and why."""
+
+import secrets
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.errors import LinkError
+from broker.messages import FLEET_ACTIONS, Command, OperatorAction
+from broker.topics import check_name
+from monitor.web.gate import CALLER
+from monitor.web.reading_body import BadRequestError, read_body
+from monitor.web.replies import refusal, reply
+from monitor.web.watch import Desk
+
+REASON_LIMIT = 500
+FOR_ALL_OR_ONE = frozenset(["note"])
+"""Actions that may concern one device or the whole fleet."""
+
+
+class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked for.
+
+    Attributes:
+        action: what; device: with whom, "" for the whole fleet.
+        reason: in the operator's words, of a note what it says.
+        width: of a cap, the widest that the device may train; 0 = any.
+    """
+
+    action: OperatorAction
+    reason: str
+    device: str = ""
+    width: float = 0.0
+
+    def fault(self) -> str:
+        """Return why it cannot be asked for, or ""."""
+        if not 1 <= len(self.reason.strip()) <= REASON_LIMIT:
+            return f"say why, in 1 to {REASON_LIMIT} characters"
+        if self.device:
+            try:
+                check_name(self.device, "device")
+            except ValueError as error:
+                return str(error)
+        if self.action in FLEET_ACTIONS and self.device:
+            return f"{self.action} concerns the whole fleet: leave the device out"
+        if self.action not in FLEET_ACTIONS | FOR_ALL_OR_ONE and not self.device:
+            return f"{self.action} concerns a device: name it"
+        return "" if 0 <= self.width <= 1 else "a width lies between 0 and 1"
+
+
+class Actions:
+    """Passes on what operators ask for.
+
+    Args:
+        desk: where the server is asked.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        """Return what is answered."""
+        return [
+            Route("/api/actions", self.act, methods=["POST"]),
+            Route("/api/actions", self.offered, methods=["GET"]),
+        ]
+
+    async def offered(self, _request: Request) -> Response:
+        """Return what the server can be asked for."""
+        return reply(
+            {
+                "actions": [
+                    {
+                        "action": action,
+                        "fleet": action in FLEET_ACTIONS | FOR_ALL_OR_ONE,
+                        "device": action not in FLEET_ACTIONS,
+                    }
+                    for action in OperatorAction
+                ],
+                "read_only": self._desk.obstacle,
+            }
+        )
+
+    async def act(self, request: Request) -> Response:
+        """Ask the server, wait for its answer and pass it on."""
+        try:
+            asked = await read_body(request, Action)
+        except BadRequestError as error:
+            return refusal(error.status, str(error))
+        if fault := asked.fault():
+            return refusal(400, fault)
+        if self._desk.obstacle:
+            return refusal(503, self._desk.obstacle)
+        try:
+            result = await self._desk.ask(command_of(asked, request.scope[CALLER].person.name))
+        except LinkError as error:
+            return refusal(503, str(error))
+        if result is None:
+            return refusal(
+                504, "the server did not answer: whether it was done is not known, see the audit"
+            )
+        return reply({"done": result.done, "detail": result.detail}, 200 if result.done else 409)
+
+
+def command_of(asked: Action, person: str) -> Command:
+    """Return the command to the server, on behalf of whoever is signed in."""
+    values: dict[str, Any] = {
+        "command_id": secrets.token_hex(8),
+        "action": asked.action,
+        "device": asked.device,
+        "reason": asked.reason.strip(),
+        "width": asked.width,
+        "on_behalf_of": person,
+    }
+    return Command(**{key: values[key] for key in Command.__struct_fields__ if key in values})

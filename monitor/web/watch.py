@@ -1,0 +1,145 @@
+"""Follows the journal for as long as the page is served, and tells whoever reads along."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from broker.messages import Command, CommandResult
+from journal.errors import JournalError
+from monitor.feed import JournalFeed
+from monitor.fleet_data import Seen
+from monitor.fleet_view import FleetView
+from monitor.web.live_rows import LiveRows
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Nobody is told anything more often than this."""
+
+
+class Desk(Protocol):
+    """Where the server is asked: over the broker, as an operator.
+
+    Attributes:
+        server_online: whether the server is there, None while that is not known.
+        obstacle: why nothing can be asked, in one sentence, or "".
+    """
+
+    @property
+    def server_online(self) -> bool | None: ...  # noqa: D102
+
+    @property
+    def obstacle(self) -> str: ...  # noqa: D102
+
+    async def ask(self, command: Command) -> CommandResult | None:
+        """Send a command and return the server's answer, None where none came in time.
+
+        Raises:
+            LinkError: it could not be sent.
+        """
+
+
+class NoDesk:
+    """No access to the broker: the page can only be read."""
+
+    server_online: bool | None = None
+    obstacle = (
+        "this page can only be read: it has no access to the broker; start slimfleet monitor with"
+        " the broker's URL and an operator's password"
+    )
+
+    async def ask(self, command: Command) -> CommandResult | None:  # noqa: ARG002 - as the other
+        """Refuse; never called while `obstacle` is looked at first."""
+        raise RuntimeError(self.obstacle)
+
+
+class FleetWatch:
+    """Keeps a view up to date beside whoever reads it.
+
+    Reading the journal happens in a thread of its own. View and thread are kept apart by a lock:
+    read the view inside `reading` only.
+
+    Args:
+        feed: of the journal.
+        desk: where the server is asked.
+        clock: seconds since the epoch.
+        read_along: whether somebody follows the changes.
+
+    Attributes:
+        live: what changed last; read it inside `reading`.
+        trouble: why the journal could not be read, or "".
+    """
+
+    def __init__(
+        self, feed: JournalFeed, desk: Desk, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._feed = feed
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self.desk = desk
+        self.live = LiveRows()
+        self.readers = 0
+        self.trouble = ""
+        self.ready = False
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[tuple[FleetView, Seen]]:
+        """Hand out the view; it does not change while the block runs."""
+        async with self._lock:
+            yield self._feed.view, self.seen()
+
+    def seen(self) -> Seen:
+        """Return what the view does not hold itself."""
+        return Seen(
+            now=self._clock(),
+            server_online=self.desk.server_online,
+            damage=self.trouble or self._feed.damage,
+        )
+
+    async def follow(self) -> None:
+        """Refresh once a second, until it is cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(LOOK_S)
+
+    async def refresh(self) -> None:
+        """Read what is new and wake whoever follows the changes."""
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._feed.refresh)
+            except JournalError as error:
+                if str(error) != self.trouble:
+                    log.warning("%s", error)
+                self.trouble = str(error)
+            else:
+                self.trouble, self.ready = "", True
+            if self.readers and self.live.look(self._feed.view, self.seen()):
+                self._wake()
+
+    async def news(self, number: int) -> None:
+        """Return when there was a look after the one of that number."""
+        while self.live.number <= number:
+            await self._news.wait()
+
+    async def join(self) -> tuple[int, bytes]:
+        """Begin to follow the changes; return the number of the last look and all it showed."""
+        async with self.reading() as (view, seen):
+            self.readers += 1
+            # What the others have not been told yet, they are told with the next look.
+            self.live.look(view, seen)
+            self._wake()
+            return self.live.number, self.live.snapshot()
+
+    def leave(self) -> None:
+        """End following."""
+        self.readers -= 1
+        if not self.readers:
+            self.live.forget()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
