@@ -1,9 +1,12 @@
 """The server process: wires the coordinator to a real broker, a real journal and a real clock."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from broker.codec import encode
@@ -21,18 +24,20 @@ from slimfleet import __version__
 from slimfleet.config import ConfigError, ServerConfig
 from slimfleet.forward_clock import ForwardClock
 from slimfleet.keys import load_identity
+from slimfleet.monitor_child import child_kept
 from slimfleet.stopping import stop_on_signal
 from slimmable.spec import WidthSpec
 
 log = logging.getLogger(__name__)
 
 
-async def run_server(config: ServerConfig, base: Path) -> None:
+async def run_server(config: ServerConfig, base: Path, page: Sequence[str] | None = None) -> None:
     """Serve a fleet until a signal asks to stop.
 
     Args:
         config: from ``server.toml``.
         base: folder of that file; its paths are relative to it.
+        page: command that serves the page beside it, or None.
 
     Raises:
         ConfigError: the validation data or the model cannot be loaded.
@@ -91,8 +96,12 @@ async def run_server(config: ServerConfig, base: Path) -> None:
         )
         if coordinator.replayed:
             log.info("replayed %d events: %s", coordinator.replayed, coordinator.state.phase)
-        async with stop_on_signal(coordinator.stop):
+        async with stop_on_signal(coordinator.stop), _beside(page):
             await coordinator.run()
+
+
+def _beside(page: Sequence[str] | None) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext() if page is None else child_kept(page)
 
 
 def _will(fleet: str) -> Will:
@@ -107,6 +116,6 @@ def public_key_line(config: ServerConfig, base: Path) -> str:
     return public_key(load_identity(make_folder(base / config.folder), os.urandom))
 
 
-def main(config: ServerConfig, base: Path) -> None:
+def main(config: ServerConfig, base: Path, page: Sequence[str] | None = None) -> None:
     """Run the event loop."""
-    asyncio.run(run_server(config, base))
+    asyncio.run(run_server(config, base, page))

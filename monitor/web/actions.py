@@ -12,7 +12,7 @@ from broker.errors import LinkError
 from broker.messages import FLEET_ACTIONS, Command, OperatorAction
 from broker.topics import check_name
 from monitor.web.gate import CALLER
-from monitor.web.reading_body import BadRequestError, read_body
+from monitor.web.reading_body import read_body
 from monitor.web.replies import refusal, reply
 from monitor.web.watch import Desk
 
@@ -86,10 +86,7 @@ class Actions:
 
     async def act(self, request: Request) -> Response:
         """Ask the server, wait for its answer and pass it on."""
-        try:
-            asked = await read_body(request, Action)
-        except BadRequestError as error:
-            return refusal(error.status, str(error))
+        asked = await read_body(request, Action)
         if fault := asked.fault():
             return refusal(400, fault)
         if self._desk.obstacle:

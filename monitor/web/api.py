@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from journal.errors import JournalError
 from journal.reader import JournalReader
 from monitor import fleet_data
 from monitor.web.audit_entries import PAGE, PAGE_LIMIT, audit_entry, audit_page
 from monitor.web.fleet_csv import fleet_csv
 from monitor.web.replies import refusal, reply
+from monitor.web.turns import Turns
 from monitor.web.watch import FleetWatch
+
+Arguments = ParamSpec("Arguments")
+Found = TypeVar("Found")
 
 Explain = Callable[[str], Mapping[str, Any] | None]
 """Device -> its explanation as ``text`` and numbers, None where nobody knows it. It may block."""
@@ -33,7 +36,7 @@ class Api:
         self._watch = watch
         self._reader = reader
         self._explain = explain
-        self._reading = asyncio.Semaphore(1)  # long answers, one after the other
+        self._turns = Turns()
 
     def routes(self) -> list[Route]:
         """Return what is answered; all of it is for people who may view."""
@@ -84,11 +87,7 @@ class Api:
     async def explain(self, request: Request) -> Response:
         """Say why a device got its width, and what would change it."""
         name = request.path_params["name"]
-        try:
-            async with self._reading:
-                found = await asyncio.to_thread(self._explain, name)
-        except JournalError as error:
-            return refusal(503, str(error))
+        found = await self._long(self._explain, name)
         return _unknown(f"device {name!r}") if found is None else reply(found)
 
     async def rounds(self, _request: Request) -> Response:
@@ -126,28 +125,27 @@ class Api:
             limit = min(PAGE_LIMIT, max(1, int(asked.get("limit", PAGE))))
         except ValueError:
             return refusal(400, "before and limit are whole numbers")
-        try:
-            async with self._reading:
-                found = await asyncio.to_thread(
-                    audit_page,
-                    self._reader,
-                    before=before,
-                    device=asked.get("device", ""),
-                    kind=asked.get("kind", ""),
-                    limit=limit,
-                )
-        except JournalError as error:
-            return refusal(503, str(error))
+        found = await self._long(
+            audit_page,
+            self._reader,
+            before=before,
+            device=asked.get("device", ""),
+            kind=asked.get("kind", ""),
+            limit=limit,
+        )
         return reply(found)
 
     async def audit_entry(self, request: Request) -> Response:
         """Return one entry of the journal, whole."""
         index = request.path_params["index"]
-        try:
-            found = await asyncio.to_thread(audit_entry, self._reader, index)
-        except JournalError as error:
-            return refusal(503, str(error))
+        found = await self._long(audit_entry, self._reader, index)
         return _unknown(f"entry {index}") if found is None else reply(found)
+
+    async def _long(
+        self, work: Callable[Arguments, Found], *args: Arguments.args, **options: Arguments.kwargs
+    ) -> Found:
+        async with self._turns.turn():
+            return await asyncio.to_thread(work, *args, **options)
 
 
 def _unknown(what: str) -> Response:

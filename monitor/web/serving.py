@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from monitor.web.gate_rules import LOOPBACK_NAMES, Place
 
@@ -22,6 +23,7 @@ PORT = 8480
 HEADER_LIMIT = 16 * 1024
 CONNECTIONS = 256
 LEAVE_S = 3
+HEAD_S = 10
 UNREAD_S = 60
 """A connection whose other end takes nothing for so long is ended by the operating system."""
 
@@ -110,6 +112,25 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(H11Protocol):
+    """Ends a connection that never gets to the end of a request's head."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look_again(None, idle=False)
+
+    def _look_again(self, before: object, *, idle: bool) -> None:
+        """End a connection that is between two requests since the last look, and was then."""
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        now = cycle is None or cycle.response_complete
+        if idle and now and cycle is before:
+            self.transport.close()
+            return
+        self.loop.call_later(HEAD_S, lambda: self._look_again(cycle, idle=now))
+
+
 class PageServer:
     """One application on one socket.
 
@@ -131,7 +152,7 @@ class PageServer:
             log_level="warning",
             lifespan="off",
             ws="none",
-            http="h11",
+            http=_Protocol,
             loop="none",
             server_header=False,
             proxy_headers=bool(address.proxy),

@@ -11,10 +11,11 @@ from starlette.routing import Route
 from monitor.web.gate import CALLER, Access, is_token
 from monitor.web.gate_rules import Caller
 from monitor.web.person import Person
-from monitor.web.reading_body import BadRequestError, read_body
+from monitor.web.reading_body import read_body
 from monitor.web.replies import refusal, reply
 from monitor.web.secret_hash import NOBODY, fits, hash_token
 from monitor.web.throttle import Throttle
+from monitor.web.turns import Turns
 from monitor.web.watch import Desk
 
 LONGEST = 1024
@@ -40,9 +41,7 @@ class SignIn:
         self._access = access
         self._desk = desk
         self._throttle = Throttle()
-        self._hashing = asyncio.Semaphore(
-            1
-        )  # a password costs time and memory, one after the other
+        self._hashing = Turns()  # a password costs time and memory
 
     def routes(self) -> list[Route]:
         """Return what is answered."""
@@ -54,13 +53,10 @@ class SignIn:
 
     async def login(self, request: Request) -> Response:
         """Begin a session."""
-        try:
-            given = await read_body(request, Credentials)
-        except BadRequestError as error:
-            return refusal(error.status, str(error))
+        given = await read_body(request, Credentials)
         address = request.client.host if request.client else ""
         name = given.user[:LONGEST]
-        async with self._hashing:
+        async with self._hashing.turn():
             now = self._access.clock()
             wait = math.ceil(self._throttle.wait(address, name, now))
             if wait:
@@ -71,13 +67,14 @@ class SignIn:
                 self._throttle.failed(address, name, now)
                 return refusal(401, "this user and password, or this token, is not known")
             self._throttle.succeeded(address, name)
+        access = self._access
+        access.sessions.end(request.cookies.get(access.cookie, ""))
         return self._begun(person)
 
     async def logout(self, request: Request) -> Response:
         """End the session."""
         access = self._access
-        if cookie := request.cookies.get(access.cookie):
-            access.sessions.end(cookie)
+        access.sessions.end(request.cookies.get(access.cookie, ""))
         answer = reply({"done": True})
         answer.delete_cookie(
             access.cookie, secure=access.place.tls, httponly=True, samesite="strict"

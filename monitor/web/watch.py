@@ -56,6 +56,10 @@ class NoDesk:
         raise RuntimeError(self.obstacle)
 
 
+class LoadingError(Exception):
+    """The journal is being read for the first time. Try again in a few seconds."""
+
+
 class FleetWatch:
     """Keeps a view up to date beside whoever reads it.
 
@@ -66,11 +70,12 @@ class FleetWatch:
         feed: of the journal.
         desk: where the server is asked.
         clock: seconds since the epoch.
-        read_along: whether somebody follows the changes.
 
     Attributes:
         live: what changed last; read it inside `reading`.
+        readers: how many follow the changes.
         trouble: why the journal could not be read, or "".
+        ready: whether it was read once.
     """
 
     def __init__(
@@ -88,7 +93,13 @@ class FleetWatch:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[tuple[FleetView, Seen]]:
-        """Hand out the view; it does not change while the block runs."""
+        """Hand out the view; it does not change while the block runs.
+
+        Raises:
+            LoadingError: it was not read to its end yet.
+        """
+        if not self.ready:
+            raise LoadingError("the journal is being read: try again in a few seconds")
         async with self._lock:
             yield self._feed.view, self.seen()
 
@@ -116,7 +127,8 @@ class FleetWatch:
                     log.warning("%s", error)
                 self.trouble = str(error)
             else:
-                self.trouble, self.ready = "", True
+                self.trouble = ""
+            self.ready = True
             if self.readers and self.live.look(self._feed.view, self.seen()):
                 self._wake()
 

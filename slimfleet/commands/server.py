@@ -6,9 +6,11 @@ from pathlib import Path
 
 from slimfleet.config import ServerConfig, read_config
 from slimfleet.exit_codes import ExitCode
+from slimfleet.monitor_child import monitor_command
 
 EXAMPLE = """example:
   slimfleet server --config server.toml
+  slimfleet server --config server.toml --monitor
   slimfleet server --config server.toml --public-key   (the line for trusted_keys in agent.toml)
 """
 
@@ -19,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="server.toml")
     parser.add_argument(
         "--public-key", action="store_true", help="print the server's public key and end"
+    )
+    parser.add_argument(
+        "--monitor",
+        action="store_true",
+        help="serve the page too, as the section [monitor] of server.toml says",
     )
 
 
@@ -31,5 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.public_key:
         sys.stdout.write(server_process.public_key_line(config, base) + "\n")
         return ExitCode.DONE
-    server_process.main(config, base)
+    page = None
+    if arguments.monitor:
+        page = monitor_command(
+            str(arguments.config.resolve()), arguments.log_format, verbose=arguments.verbose
+        )
+    server_process.main(config, base, page)
     return ExitCode.DONE
