@@ -45,7 +45,8 @@ class VersionHistory:
 
     def _add(self, at: float) -> None:
         point = (at, dict(self._counts))
-        if len(self.points) > 1 and at - self.points[-2][0] < self.step_s:
+        same = self.points and at == self.points[-1][0]
+        if same or (len(self.points) > 1 and at - self.points[-2][0] < self.step_s):
             self.points[-1] = point
         else:
             self.points.append(point)

@@ -17,6 +17,24 @@ SEARCHED = 10_000
 SHOWN_BYTES = 4096
 """A larger entry is only shown when it is asked for by itself."""
 
+NAMES_ONE = frozenset(["device", "sender"])
+NAMES_SEVERAL = frozenset(
+    [
+        "aggregated",
+        "caps",
+        "devices",
+        "equals",
+        "excused",
+        "labels",
+        "left_out",
+        "not_drawn",
+        "not_invited",
+        "owed",
+        "resting",
+    ]
+)
+"""Fields of events, and of the settings in them, that are lists of devices or go by them."""
+
 
 def audit_page(
     reader: JournalReader, *, before: int | None, device: str, kind: str, limit: int
@@ -100,8 +118,14 @@ def _matches(record: Record, device: str, kind: str) -> bool:
 
 
 def _names(value: Any, device: str) -> bool:
-    if isinstance(value, dict):
-        return any(key == device or _names(inner, device) for key, inner in value.items())
+    """Return whether a device stands in one of the places where events name devices."""
     if isinstance(value, list):
         return any(_names(inner, device) for inner in value)
-    return bool(value == device)
+    if not isinstance(value, dict):
+        return False
+    return any(
+        (key in NAMES_ONE and inner == device)
+        or (key in NAMES_SEVERAL and isinstance(inner, list | dict) and device in inner)
+        or _names(inner, device)
+        for key, inner in value.items()
+    )

@@ -46,7 +46,7 @@ COLUMNS = (
 )
 """Times are seconds since the epoch, UTC; widths are fractions of the full one."""
 # Spreadsheets run a cell that begins so: https://owasp.org/www-community/attacks/CSV_Injection
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def fleet_csv(rows: Iterable[Data]) -> str:
@@ -65,4 +65,4 @@ def _cell(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value
     plain = "".join(sign if sign.isprintable() else " " for sign in value)
-    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+    return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
