@@ -12,8 +12,8 @@ from broker.messages import FLEET_ACTIONS, CommandResult, OperatorAction
 from journal import events as e
 from journal.errors import JournalError
 from journal.store import Journal
-from monitor.web.fleet_csv import COLUMNS, fleet_csv
 from monitor.web.audit_entries import SEARCHED, SHOWN_BYTES
+from monitor.web.fleet_csv import COLUMNS, fleet_csv
 from monitor.web.live import READERS
 from monitor.web.turns import BusyError, Turns
 from tests.fakes.page import ANNA_TOKEN, EVENTS, HOSTILE, FakeDesk, action, serving, signed_in
@@ -141,7 +141,13 @@ async def test_entries_are_told_newest_first_a_page_at_a_time(tmp_path):
         entries = [*first["entries"], *rest["entries"]]
         assert [one["previous"] for one in entries[:-1]] == [one["hash"] for one in entries[1:]]
         assert entries[-1]["kind"] == "device-born"
-        assert entries[-1]["event"] == {"device": "a", "session": 1, "agent": "1.0", "can_train": True, "running": ""}  # fmt: skip
+        assert entries[-1]["event"] == {
+            "device": "a",
+            "session": 1,
+            "agent": "1.0",
+            "can_train": True,
+            "running": "",
+        }
 
 
 async def test_entries_are_found_by_device_and_kind(tmp_path):
@@ -204,7 +210,7 @@ async def test_the_table_for_a_spreadsheet_has_a_line_for_each_device(tmp_path):
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1"])
 def test_no_cell_is_a_formula(text):
     row = dict.fromkeys(COLUMNS, None) | {"device": text, "drift": -0.5}
-    line = list(csv.DictReader(io.StringIO(fleet_csv([row]))))[0]
+    line = next(csv.DictReader(io.StringIO(fleet_csv([row]))))
     assert not line["device"].lstrip().startswith(("=", "+", "-", "@"))
     assert line["drift"] == "-0.5"  # a number is one
 
@@ -289,7 +295,7 @@ class Reader:
         self.page = page
         self.said = []
         self.status = None
-        self.gone = asyncio.Event()
+        self.gone, self.news = asyncio.Event(), asyncio.Event()
         self.open_for_more = asyncio.Event()
         self.open_for_more.set()
         known = {"host": "127.0.0.1:8480", **dict(headers)}
@@ -313,11 +319,13 @@ class Reader:
             self.status = message["status"]
         elif message["body"]:
             self.said.append(message["body"])
+            self.news.set()
 
     async def heard(self, count):
         async with asyncio.timeout(5):
             while len(self.said) < count:
-                await asyncio.sleep(0)
+                self.news.clear()
+                await self.news.wait()
         return self.said[-1].decode()
 
 

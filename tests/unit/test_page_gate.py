@@ -116,7 +116,10 @@ def test_a_request_that_changes_something_comes_from_our_own_page(headers, place
     assert foreign("GET", headers, place) is None
 
 
-def asked(method, path, caller=Caller(), *, open_to_view=False, **headers):
+NOBODY = Caller()
+
+
+def asked(method, path, caller=NOBODY, *, open_to_view=False, **headers):
     found = denied(method, path, headers, caller, open_to_view=open_to_view)
     return found.status if found else 200
 

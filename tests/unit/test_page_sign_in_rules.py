@@ -25,7 +25,7 @@ from monitor.web.throttle import (
 LIMITS = Limits(idle_s=100.0, whole_s=1000.0)
 
 
-def person(name="anna", role=Role.OPERATOR, token="t"):
+def person(name="anna", role=Role.OPERATOR, token="t"):  # noqa: S107 - of a test
     return Person(name=name, role=role, secret=hash_token(token), made_at=1.0)
 
 
