@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -20,21 +21,30 @@ HOPELESS = frozenset([ExitCode.USAGE, ExitCode.BAD_CONFIGURATION])
 
 
 def monitor_command(config: str, log_format: str, *, verbose: bool) -> list[str]:
-    """Return the command that serves the page of a server's configuration file."""
+    """Return the command that serves the page of a server's configuration file.
+
+    Raises:
+        ModuleNotFoundError: what serves it is not installed; better now than in the child.
+    """
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
     options = ["--config", config, "--log-format", log_format, *["--verbose"] * verbose]
     return [sys.executable, "-m", "slimfleet", "monitor", *options]
 
 
 @asynccontextmanager
-async def child_kept(command: Sequence[str], pause_s: float = FIRST_PAUSE_S) -> AsyncIterator[None]:
-    """Keep a child process running while the block runs.
+async def child_kept(
+    command: Sequence[str], pause_s: float = FIRST_PAUSE_S
+) -> AsyncIterator[asyncio.Future[None]]:
+    """Keep a child process running while the block runs; hand out what ends when it gives up.
 
     Where it ends by itself it is started again, after a pause that doubles each time up to a
     minute; not where its configuration is wrong.
     """
     keeping = asyncio.ensure_future(_keep(command, pause_s))
     try:
-        yield
+        yield keeping
     finally:
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,8 +1,8 @@
 """The monitor process: wires the page to a journal, a broker, the people and a socket."""
 
 import asyncio
-import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -60,7 +60,16 @@ async def run_monitor(plan: MonitorPlan, started: Callable[[str], None] | None =
     """
     people = People(plan.people)
     _check_door(plan, people)
-    listening = open_socket(plan.address)
+    with open_socket(plan.address) as listening:
+        await _serve(plan, people, listening, started)
+
+
+async def _serve(
+    plan: MonitorPlan,
+    people: People,
+    listening: socket.socket,
+    started: Callable[[str], None] | None,
+) -> None:
     port = int(listening.getsockname()[1])
     desk = CommandDesk(plan.access) if plan.access else None
     watch = FleetWatch(JournalFeed(plan.journal), desk or NoDesk())
@@ -90,8 +99,6 @@ async def run_monitor(plan: MonitorPlan, started: Callable[[str], None] | None =
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            listening.close()
 
 
 def _check_door(plan: MonitorPlan, people: People) -> None:

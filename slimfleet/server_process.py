@@ -100,7 +100,7 @@ async def run_server(config: ServerConfig, base: Path, page: Sequence[str] | Non
             await coordinator.run()
 
 
-def _beside(page: Sequence[str] | None) -> AbstractAsyncContextManager[None]:
+def _beside(page: Sequence[str] | None) -> AbstractAsyncContextManager[object]:
     return contextlib.nullcontext() if page is None else child_kept(page)
 
 

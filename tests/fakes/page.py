@@ -7,7 +7,7 @@ from functools import lru_cache
 import httpx
 from starlette.routing import Route
 
-from broker.messages import CommandResult
+from broker.messages import Command, CommandResult
 from journal.reader import JournalReader
 from journal.store import Journal
 from monitor.feed import JournalFeed
@@ -55,10 +55,10 @@ class FakeDesk:
 
     server_online: bool | None = True
     obstacle: str = ""
-    answer: CommandResult | None = field(
+    answer: CommandResult | Exception | None = field(
         default_factory=lambda: CommandResult(command_id="", done=True)
     )
-    asked: list = field(default_factory=list)
+    asked: list[Command] = field(default_factory=list)
 
     async def ask(self, command):
         self.asked.append(command)

@@ -225,7 +225,7 @@ class RealFleet:
         for name in (SERVER, *self.devices):
             self.start(name)
 
-    def start(self, name: str, *, prelude: str | None = None) -> None:
+    def start(self, name: str, *options: str, prelude: str | None = None) -> None:
         """Start the broker, the server or an agent, as the command line does."""
         if name == BROKER:
             self.broker.start()
@@ -238,7 +238,7 @@ class RealFleet:
         command = "server" if name == SERVER else "agent"
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, *program, command, "--config", str(self.config(name))],
+                [sys.executable, *program, command, "--config", str(self.config(name)), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
