@@ -112,8 +112,8 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
     said = f"{event.action} {_by(event)}"
     if not event.done:
         said = f"{said} (refused: {event.detail})"
-    if event.device:
-        device = view.device(event.device)
+    if event.device and (event.done or event.device in view.devices):
+        device = view.device(event.device)  # a slip of the pen makes no device
         device.note(at, "operator", said)
     if not event.done:
         return

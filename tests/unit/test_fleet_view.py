@@ -428,3 +428,9 @@ def test_whatever_the_journal_says_the_view_can_be_shown(events):
         assert isinstance(device.participation, Participation)
         msgspec.json.encode(device_detail(view, device.name, SEEN))
     msgspec.json.encode([overview(view, SEEN), round_rows(view), version_shares(view)])
+
+
+def test_a_command_for_a_device_that_nobody_knows_makes_none():
+    view = folded(born("a"), acted(OperatorAction.SUSPEND, "typo", done=False))
+    assert set(view.devices) == {"a"}
+    assert len(view.actions) == 1
