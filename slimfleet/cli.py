@@ -23,13 +23,13 @@ COMMANDS = {
     "rounds": ("slimfleet.commands.rounds", "pause training, let it go on, or note something"),
     "device": ("slimfleet.commands.device", "suspend or resume a device"),
     "rounds": ("slimfleet.commands.rounds", "pause training, or let it go on"),
-    "monitor": (
-        "slimfleet.commands.monitor",
-        "serve the page of the fleet, and say who may use it",
-    ),
     "explain": (
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",
+    ),
+    "monitor": (
+        "slimfleet.commands.monitor",
+        "serve the page of the fleet, and say who may use it",
     ),
     "inspect": (
         "slimfleet.commands.inspect",
