@@ -1,13 +1,14 @@
 """The monitor process: wires the page to a journal, a broker, the people and a socket."""
 
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from coordinator.explanation import UnknownDeviceError, explain
 from journal.reader import JournalReader
@@ -24,7 +25,11 @@ from slimfleet.config import ConfigError
 from slimfleet.operator_link import Access
 from slimfleet.stopping import stop_on_signal
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from journal.chain import Head
+
+EXPLANATIONS = 64
+"""So many are kept until the journal goes on: each replays all of it."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ async def _serve(
     stopped = asyncio.Event()
 
     async def stop() -> None:
+        watch.end()
         stopped.set()
 
     working = [asyncio.ensure_future(watch.follow())]
@@ -90,7 +96,7 @@ async def _serve(
                 started(plan.address.url(port))
             serving = asyncio.ensure_future(server.serve(stopped))
             await asyncio.wait([serving, *working], return_when=asyncio.FIRST_COMPLETED)
-            stopped.set()
+            await stop()
             await serving
             for task in working:
                 if task.done():
@@ -119,17 +125,28 @@ def _check_door(plan: MonitorPlan, people: People) -> None:
 
 
 def explainer(journal: Path) -> Callable[[str], Mapping[str, Any] | None]:
-    """Return a function that explains a device's width as `slimfleet explain` does."""
-    import msgspec
+    """Return a function that explains a device's width as `slimfleet explain` does.
 
+    It may be called from any thread, by one at a time.
+    """
     reader = JournalReader(journal)
+    known: dict[str, tuple[Head, Mapping[str, Any] | None]] = {}
 
     def explained(device: str) -> Mapping[str, Any] | None:
-        history = ((record.at, record.event) for record in reader.records())
-        try:
-            found = explain(history, device)
-        except UnknownDeviceError:
-            return None
-        return {**msgspec.to_builtins(found), "text": explanation_lines(found)}
+        head = reader.head()
+        if device not in known or known[device][0] != head:
+            while len(known) >= EXPLANATIONS:
+                known.pop(next(iter(known)))
+            known[device] = head, _explained(reader, device)
+        return known[device][1]
 
     return explained
+
+
+def _explained(reader: JournalReader, device: str) -> Mapping[str, Any] | None:
+    history = ((record.at, record.event) for record in reader.records())
+    try:
+        found = explain(history, device)
+    except UnknownDeviceError:
+        return None
+    return {**msgspec.to_builtins(found), "text": explanation_lines(found)}

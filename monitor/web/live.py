@@ -58,7 +58,7 @@ class LiveStream:
     async def _stream(self, number: int, snapshot: bytes, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         said: bytes | None = b"retry: 2000\n\n" + snapshot
-        while said is not None and self._allowed():
+        while said is not None and self._allowed() and not self._watch.over:
             try:
                 async with asyncio.timeout(SLOW_S):
                     await send({"type": "http.response.body", "body": said, "more_body": True})

@@ -7,6 +7,7 @@ to cost: scrypt (RFC 7914), with the parameters that OWASP's password storage ch
 import hashlib
 import hmac
 import secrets
+import unicodedata
 
 from monitor.web.person import SecretHash
 
@@ -50,6 +51,6 @@ def fits(password: str, kept: SecretHash) -> bool:
 
 
 def _scrypt(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(
-        password.encode(), salt=salt, n=COST, r=BLOCK, p=LANES, maxmem=MEMORY, dklen=32
-    )
+    # One password, however a keyboard composes its letters (RFC 8265 asks for the like).
+    same = unicodedata.normalize("NFKC", password).encode()
+    return hashlib.scrypt(same, salt=salt, n=COST, r=BLOCK, p=LANES, maxmem=MEMORY, dklen=32)

@@ -66,7 +66,7 @@ class SignIn:
             if person is None:
                 self._throttle.failed(address, name, now)
                 return refusal(401, "this user and password, or this token, is not known")
-            self._throttle.succeeded(address, name)
+            self._throttle.succeeded(name)
         access = self._access
         access.sessions.end(request.cookies.get(access.cookie, ""))
         return self._begun(person)

@@ -48,10 +48,12 @@ class Throttle:
         while len(self._failures) > KEPT:
             self._failures.popitem(last=False)
 
-    def succeeded(self, address: str, name: str) -> None:
-        """Forget what the two did wrong before."""
-        for key in _keys(address, name):
-            self._failures.pop(key, None)
+    def succeeded(self, name: str) -> None:
+        """Forget what was done wrong with a name.
+
+        Not with the address: whoever has one user's password would guess the others' in between.
+        """
+        self._failures.pop(("name", name), None)
 
 
 def _keys(address: str, name: str) -> list[tuple[str, str]]:

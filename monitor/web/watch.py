@@ -75,7 +75,7 @@ class FleetWatch:
         live: what changed last; read it inside `reading`.
         readers: how many follow the changes.
         trouble: why the journal could not be read, or "".
-        ready: whether it was read once.
+        ready: whether it was read once; over: whether nobody shall follow any more.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FleetWatch:
         self.live = LiveRows()
         self.readers = 0
         self.trouble = ""
-        self.ready = False
+        self.ready = self.over = False
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[tuple[FleetView, Seen]]:
@@ -133,18 +133,22 @@ class FleetWatch:
                 self._wake()
 
     async def news(self, number: int) -> None:
-        """Return when there was a look after the one of that number."""
-        while self.live.number <= number:
+        """Return when there was a look after the one of that number, or it is all over."""
+        while self.live.number <= number and not self.over:
             await self._news.wait()
 
     async def join(self) -> tuple[int, bytes]:
         """Begin to follow the changes; return the number of the last look and all it showed."""
         async with self.reading() as (view, seen):
+            if not self.readers:  # else the last look is not old, and the next one comes to all
+                self.live.look(view, seen)
             self.readers += 1
-            # What the others have not been told yet, they are told with the next look.
-            self.live.look(view, seen)
-            self._wake()
             return self.live.number, self.live.snapshot()
+
+    def end(self) -> None:
+        """Tell everybody who follows that it is over."""
+        self.over = True
+        self._wake()
 
     def leave(self) -> None:
         """End following."""

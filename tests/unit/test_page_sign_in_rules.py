@@ -111,7 +111,7 @@ def test_a_name_is_slowed_down_from_wherever_it_is_guessed_but_never_locked_out_
         throttle.failed(f"10.0.0.{number}", "anna", 0.0)
     assert throttle.wait("10.9.9.9", "anna", 0.0) == LONGEST_NAME_S
     assert throttle.wait("10.9.9.9", "ben", 0.0) == 0
-    throttle.succeeded("10.9.9.9", "anna")
+    throttle.succeeded("anna")
     assert throttle.wait("10.9.9.9", "anna", 0.0) == 0
 
 
@@ -142,7 +142,7 @@ def test_a_wait_is_never_longer_than_its_limit_nor_below_zero(tries):
     throttle, now = Throttle(), 0.0
     for after, good in tries:
         now += after
-        throttle.succeeded("a", "n") if good else throttle.failed("a", "n", now)
+        throttle.succeeded("n") if good else throttle.failed("a", "n", now)
         assert 0 <= throttle.wait("a", "n", now) <= LONGEST_ADDRESS_S
 
 
