@@ -14,9 +14,10 @@ from broker.topics import check_name
 from monitor.web.gate import CALLER
 from monitor.web.reading_body import read_body
 from monitor.web.replies import refusal, reply
-from monitor.web.watch import Desk
+from monitor.web.watch import FleetWatch
 
 REASON_LIMIT = 500
+CAP_WIDTH = "cap-width"
 FOR_ALL_OR_ONE = frozenset(["note"])
 """Actions that may concern one device or the whole fleet."""
 
@@ -27,13 +28,13 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         action: what; device: with whom, "" for the whole fleet.
         reason: in the operator's words, of a note what it says.
-        width: of a cap, the widest that the device may train; 0 = any.
+        width: of a cap, the widest that the device may train, 0 = any; of nothing else.
     """
 
     action: OperatorAction
     reason: str
     device: str = ""
-    width: float = 0.0
+    width: float | None = None
 
     def fault(self) -> str:
         """Return why it cannot be asked for, or ""."""
@@ -48,18 +49,21 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return f"{self.action} concerns the whole fleet: leave the device out"
         if self.action not in FLEET_ACTIONS | FOR_ALL_OR_ONE and not self.device:
             return f"{self.action} concerns a device: name it"
-        return "" if 0 <= self.width <= 1 else "a width lies between 0 and 1"
+        if (self.action == CAP_WIDTH) != (self.width is not None):
+            return f"a width belongs to {CAP_WIDTH}, and to nothing else"
+        return "" if 0 <= (self.width or 0.0) <= 1 else "a width lies between 0 and 1"
 
 
 class Actions:
     """Passes on what operators ask for.
 
     Args:
-        desk: where the server is asked.
+        watch: of the fleet, with the desk where the server is asked.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, watch: FleetWatch) -> None:
+        self._watch = watch
+        self._desk = watch.desk
 
     def routes(self) -> list[Route]:
         """Return what is answered."""
@@ -69,7 +73,9 @@ class Actions:
         ]
 
     async def offered(self, _request: Request) -> Response:
-        """Return what the server can be asked for."""
+        """Return what the server can be asked for, and the widths that a cap may have."""
+        async with self._watch.reading() as (view, _):
+            widths = view.settings.get("widths", [])
         return reply(
             {
                 "actions": [
@@ -80,6 +86,7 @@ class Actions:
                     }
                     for action in OperatorAction
                 ],
+                "widths": widths,
                 "read_only": self._desk.obstacle,
             }
         )
@@ -109,7 +116,7 @@ def command_of(asked: Action, person: str) -> Command:
         "action": asked.action,
         "device": asked.device,
         "reason": asked.reason.strip(),
-        "width": asked.width,
+        "width": asked.width or 0.0,
         "on_behalf_of": person,
     }
     return Command(**{key: values[key] for key in Command.__struct_fields__ if key in values})

@@ -66,7 +66,7 @@ def make_app(
         Route("/healthz", healthz),
         Route("/events", events),
         *SignIn(access, watch.desk).routes(),
-        *Actions(watch.desk).routes(),
+        *Actions(watch).routes(),
         *Api(watch, reader, explain).routes(),
         *more,
     ]

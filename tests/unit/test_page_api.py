@@ -228,7 +228,8 @@ async def acted(tmp_path, document, desk=None):
 @pytest.mark.parametrize("kind", list(OperatorAction))
 async def test_every_action_can_be_asked_for(tmp_path, kind):
     device = "" if kind in FLEET_ACTIONS else "a"
-    answer, [command] = await acted(tmp_path, action(kind, device=device))
+    more = {"width": 0.5} if kind == "cap-width" else {}
+    answer, [command] = await acted(tmp_path, action(kind, device=device, **more))
     assert answer.status_code == 200
     assert (command.action, command.device) == (kind, device)
     assert len(command.command_id) == 16
@@ -245,7 +246,7 @@ async def test_every_action_can_be_asked_for(tmp_path, kind):
         (action(device="a/b"), "use 1 to 64"),
         (action(device="#"), "use 1 to 64"),
         (action("explode"), "not what was asked for"),
-        (action(width=7.0), "between 0 and 1"),
+        (action(width=0.5), "belongs to cap-width"),
         (action(surprise=1), "not what was asked for"),
     ],
 )
@@ -281,7 +282,7 @@ async def test_the_page_is_told_which_actions_there_are_and_why_there_may_be_non
     async with serving(tmp_path, people=False, desk=FakeDesk(obstacle="no broker")) as page:
         found = await got(page, "/api/actions")
         assert [one["action"] for one in found["actions"]] == list(OperatorAction)
-        assert found["read_only"] == "no broker"
+        assert (found["widths"], found["read_only"]) == ([], "no broker")
         assert (await got(page, "/api/me"))["read_only"] == "no broker"
 
 
