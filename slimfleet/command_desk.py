@@ -19,8 +19,6 @@ from slimfleet.operator_link import Access, operator_link
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 10.0
-
 
 class CommandDesk:
     """One long connection to the broker, shared by everybody who uses the page.
@@ -30,7 +28,7 @@ class CommandDesk:
         answer_s: how long to wait for the server's answer.
     """
 
-    def __init__(self, access: Access, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, access: Access, answer_s: float) -> None:
         self._access = access
         self._answer_s = answer_s
         self._link: Link | None = None
@@ -63,7 +61,7 @@ class CommandDesk:
             async for event in link.events():
                 match event:
                     case Connected():
-                        self._trouble = ""
+                        self._connected()
                     case Disconnected(reason):
                         self._lost(reason)
                     case Received(topic, payload):
@@ -92,6 +90,9 @@ class CommandDesk:
             return None
         finally:
             del self._waiting[command.command_id]
+
+    def _connected(self) -> None:
+        self._trouble = ""
 
     def _lost(self, reason: str) -> None:
         if not self._trouble:

@@ -14,6 +14,13 @@ from monitor.web.secret_hash import hash_password, hash_token, make_token
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
 
+WHAT = {
+    "add": "let somebody sign in with a password",
+    "remove": "let a user sign in no more",
+    "create": "make a token, which is shown once",
+    "revoke": "make a token worthless",
+    "list": "show who there is",
+}
 ROLES = [str(role) for role in Role]
 
 
@@ -25,7 +32,7 @@ def add_access_commands(parser: argparse.ArgumentParser) -> None:
     tokens = kinds.add_parser("token", help="tokens, for people and programs")
     for kind, verbs in ((users, ("add", "remove", "list")), (tokens, ("create", "revoke", "list"))):
         inner = kind.add_subparsers(dest="verb", required=True, metavar=" | ".join(verbs))
-        make, end, show = (inner.add_parser(verb) for verb in verbs)
+        make, end, show = (inner.add_parser(verb, help=WHAT[verb]) for verb in verbs)
         for one in (make, end, show):
             _add_place(one)
         make.add_argument("--role", choices=ROLES, default="viewer", help="default viewer")
@@ -51,8 +58,12 @@ def add_access_commands(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     # Not given here, what stands before the command counts.
-    for option, what in (("--config", "FILE"), ("--journal", "DIR"), ("--users", "FILE")):
-        parser.add_argument(option, type=Path, default=argparse.SUPPRESS, metavar=what)
+    for option, value, what in (
+        ("--config", "FILE", "server.toml"),
+        ("--journal", "DIR", "data folder of the server, without --config"),
+        ("--users", "FILE", "users and tokens (default: in the data folder)"),
+    ):
+        parser.add_argument(option, type=Path, default=argparse.SUPPRESS, metavar=value, help=what)
 
 
 def run_access_command(arguments: argparse.Namespace, file: Path) -> int:

@@ -42,6 +42,7 @@ class MonitorPlan:
         people: file of users and tokens.
         limits: of sessions.
         access: to the broker; None = the page can only be read.
+        answer_s: how long to wait for the server's answer to an action.
     """
 
     journal: Path
@@ -49,6 +50,7 @@ class MonitorPlan:
     people: Path
     limits: Limits
     access: Access | None
+    answer_s: float
 
 
 async def run_monitor(plan: MonitorPlan, started: Callable[[str], None] | None = None) -> None:
@@ -76,7 +78,7 @@ async def _serve(
     started: Callable[[str], None] | None,
 ) -> None:
     port = int(listening.getsockname()[1])
-    desk = CommandDesk(plan.access) if plan.access else None
+    desk = CommandDesk(plan.access, plan.answer_s) if plan.access else None
     watch = FleetWatch(JournalFeed(plan.journal), desk or NoDesk())
     access = PageAccess(people, plan.address.place(), plan.limits, port=port)
     app = make_app(watch, JournalReader(plan.journal), explainer(plan.journal), access)

@@ -98,6 +98,8 @@ class Actions:
             return refusal(400, fault)
         if self._desk.obstacle:
             return refusal(503, self._desk.obstacle)
+        if self._desk.server_online is False:  # it would be done whenever the server comes back
+            return refusal(503, "the server is away: nothing was asked; try again when it is back")
         try:
             result = await self._desk.ask(command_of(asked, request.scope[CALLER].person.name))
         except LinkError as error:

@@ -102,6 +102,7 @@ def _plan(
         people=people,
         limits=Limits(idle_s=section.idle_minutes * 60, whole_s=section.session_hours * 3600),
         access=_access(arguments, section, base),
+        answer_s=arguments.timeout,
     )
 
 

@@ -263,11 +263,13 @@ async def test_an_action_that_makes_no_sense_is_never_sent(tmp_path, document, s
         (FakeDesk(answer=None), 504, "whether it was done is not known"),
         (FakeDesk(answer=LinkError("the broker is away")), 503, "the broker is away"),
         (FakeDesk(obstacle="it can only be read"), 503, "it can only be read"),
+        (FakeDesk(server_online=False), 503, "the server is away: nothing was asked"),
     ],
 )
 async def test_what_the_server_did_not_do_is_said(tmp_path, desk, status, said):
-    answer, _ = await acted(tmp_path, action(), desk)
+    answer, asked = await acted(tmp_path, action(), desk)
     assert answer.status_code == status
+    assert len(asked) == (desk.server_online is True and not desk.obstacle)
     assert said in answer.json()["error"]
 
 
