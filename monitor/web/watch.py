@@ -126,6 +126,10 @@ class FleetWatch:
                 if str(error) != self.trouble:
                     log.warning("%s", error)
                 self.trouble = str(error)
+            except Exception as error:  # a mistake of ours in one event hides no other
+                log.exception("internal error")
+                said = f"an entry could not be read: {type(error).__name__}: {error}; report it"
+                self._feed.view.incident(self._clock(), "journal", said)
             else:
                 self.trouble = ""
             self.ready = True

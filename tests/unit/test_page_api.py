@@ -12,6 +12,7 @@ from broker.messages import FLEET_ACTIONS, CommandResult, OperatorAction
 from journal import events as e
 from journal.errors import JournalError
 from journal.store import Journal
+from monitor.folding import fold
 from monitor.web.audit_entries import SEARCHED, SHOWN_BYTES
 from monitor.web.fleet_csv import COLUMNS, fleet_csv
 from monitor.web.live import READERS
@@ -97,6 +98,23 @@ async def test_without_a_journal_the_page_says_so_and_serves_it_once_it_is_there
         await page.watch.refresh()
         assert await got(page, "/healthz") == {"ok": True}
         assert (await got(page, "/api/overview"))["damage"] == ""
+
+
+async def test_a_mistake_of_ours_in_one_entry_is_said_and_hides_no_other(
+    tmp_path, monkeypatch, caplog
+):
+    def folding(view, at, event):
+        if at == 1.0:
+            raise KeyError("b")
+        fold(view, at, event)
+
+    monkeypatch.setattr("monitor.feed.fold", folding)
+    async with serving(tmp_path, people=False) as page:
+        await page.watch.refresh()
+        overview = await got(page, "/api/overview")
+        assert overview["rounds_counted"] == 1
+        assert "KeyError: 'b'; report it" in overview["incidents"][0]["text"]
+        assert "internal error" in caplog.text
 
 
 async def test_an_explanation_is_passed_on_and_runs_beside_everything_else(tmp_path):
