@@ -137,7 +137,7 @@ def test_names_that_are_tried_do_not_fill_the_memory():
     assert throttle.wait("10.0.0.1", "", 0.0) > 0  # whoever does so still waits
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=40))
+@given(st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=20))
 def test_a_wait_is_never_longer_than_its_limit_nor_below_zero(tries):
     throttle, now = Throttle(), 0.0
     for after, good in tries:

@@ -13,11 +13,11 @@ from tests.unit.test_fleet_view import born, folded
 
 CHANGES = st.lists(
     st.tuples(
-        st.floats(0, 50),
+        st.integers(0, 50),
         st.sampled_from("abcd"),
         st.none() | st.tuples(st.sampled_from(["", "x", "y"]), st.booleans()),
     ),
-    max_size=80,
+    max_size=40,
 )
 
 
