@@ -21,8 +21,6 @@ COMMANDS = {
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "device": ("slimfleet.commands.device", "suspend, cap, roll back, retire a device, and more"),
     "rounds": ("slimfleet.commands.rounds", "pause training, let it go on, or note something"),
-    "device": ("slimfleet.commands.device", "suspend or resume a device"),
-    "rounds": ("slimfleet.commands.rounds", "pause training, or let it go on"),
     "explain": (
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",

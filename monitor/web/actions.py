@@ -1,7 +1,6 @@
 """``POST /api/actions``: what an operator asks the server to do. The journal keeps who and why."""
 
 import secrets
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -17,8 +16,7 @@ from monitor.web.replies import refusal, reply
 from monitor.web.watch import FleetWatch
 
 REASON_LIMIT = 500
-CAP_WIDTH = "cap-width"
-FOR_ALL_OR_ONE = frozenset(["note"])
+FOR_ALL_OR_ONE = frozenset([OperatorAction.NOTE])
 """Actions that may concern one device or the whole fleet."""
 
 
@@ -49,8 +47,8 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return f"{self.action} concerns the whole fleet: leave the device out"
         if self.action not in FLEET_ACTIONS | FOR_ALL_OR_ONE and not self.device:
             return f"{self.action} concerns a device: name it"
-        if (self.action == CAP_WIDTH) != (self.width is not None):
-            return f"a width belongs to {CAP_WIDTH}, and to nothing else"
+        if (self.action is OperatorAction.CAP_WIDTH) != (self.width is not None):
+            return f"a width belongs to {OperatorAction.CAP_WIDTH}, and to nothing else"
         return "" if 0 <= (self.width or 0.0) <= 1 else "a width lies between 0 and 1"
 
 
@@ -113,12 +111,11 @@ class Actions:
 
 def command_of(asked: Action, person: str) -> Command:
     """Return the command to the server, on behalf of whoever is signed in."""
-    values: dict[str, Any] = {
-        "command_id": secrets.token_hex(8),
-        "action": asked.action,
-        "device": asked.device,
-        "reason": asked.reason.strip(),
-        "width": asked.width or 0.0,
-        "on_behalf_of": person,
-    }
-    return Command(**{key: values[key] for key in Command.__struct_fields__ if key in values})
+    return Command(
+        command_id=secrets.token_hex(8),
+        action=asked.action,
+        device=asked.device,
+        reason=asked.reason.strip(),
+        width=asked.width or 0.0,
+        on_behalf_of=person,
+    )

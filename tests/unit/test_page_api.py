@@ -265,6 +265,8 @@ async def test_every_action_can_be_asked_for(tmp_path, kind):
         (action(device="#"), "use 1 to 64"),
         (action("explode"), "not what was asked for"),
         (action(width=0.5), "belongs to cap-width"),
+        (action("cap-width"), "belongs to cap-width"),
+        (action("cap-width", width=7.0), "between 0 and 1"),
         (action(surprise=1), "not what was asked for"),
     ],
 )

@@ -229,6 +229,7 @@ async def test_an_operator_acts_and_the_server_is_told_for_whom(tmp_path):
         assert (answer.status_code, answer.json()) == (200, {"done": True, "detail": ""})
         [command] = page.desk.asked
         assert (command.action, command.device, command.reason) == ("suspend", "a", "bearing")
+        assert (command.on_behalf_of, command.width) == ("anna", 0.0)
 
 
 async def test_a_viewer_cannot_act(tmp_path):
