@@ -35,10 +35,10 @@ class Browser:
     def get(self, path):
         return self.client.get(path)
 
-    def act(self, action, device="", reason="the bearing is being changed"):
+    def act(self, action, device="", reason="the bearing is being changed", **more):
         return self.client.post(
             "/api/actions",
-            json={"action": action, "device": device, "reason": reason},
+            json={"action": action, "device": device, "reason": reason, **more},
             headers={"X-CSRF-Token": self.csrf, "Origin": str(self.client.base_url).rstrip("/")},
         )
 
@@ -152,6 +152,21 @@ def test_what_an_operator_asks_for_reaches_the_device_and_the_journal_says_who(s
         assert entries[0]["event"]["on_behalf_of"] == "anna"
         assert anna.act("resume", PRESS).status_code == 200
         story.until_row(anna, PRESS, link="online")
+
+
+def test_a_cap_and_a_note_are_seen_on_the_page(story):
+    with story.browser("anna") as anna:
+        widths = anna.get("/api/actions").json()["widths"]
+        assert widths == [0.5, 1.0]
+        assert anna.act("cap-width", PRESS, width=widths[0]).status_code == 200
+        row = story.until_row(anna, PRESS, training_width=0.5)
+        assert "held at 0.5 at most by anna via operator" in row["cap"]
+        assert anna.act("note", PRESS, reason="new sensor").status_code == 200
+        story.until_row(anna, PRESS, link="online")
+        notes = story.fleet.wait(
+            lambda: anna.get(f"/api/devices/{PRESS}").json()["notes"], "the note"
+        )
+        assert notes[0]["text"] == "anna via operator: new sensor"
 
 
 def test_what_the_server_refuses_is_passed_on(story):

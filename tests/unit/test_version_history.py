@@ -5,11 +5,11 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import InstallState, Report
+from broker.messages import InstallState, OperatorAction, Report
 from journal import events as e
 from monitor.fleet_data import version_history
 from monitor.version_history import VersionHistory
-from tests.unit.test_fleet_view import born, folded
+from tests.unit.test_fleet_view import acted, born, folded
 
 CHANGES = st.lists(
     st.tuples(
@@ -46,7 +46,7 @@ def test_every_kept_point_is_what_ran_at_that_moment(changes):
     assert all(naive[when] == counts for when, counts in history.points)
 
 
-def test_a_report_and_a_new_order_are_moments_of_the_history():
+def test_a_report_a_new_order_and_a_retirement_are_moments_of_the_history():
     def ordered(counter, digest):
         return e.DeploymentIssued(
             device="a", counter=counter, digest=digest, width=0.5, reason="first", expires_at=9e9
@@ -56,7 +56,8 @@ def test_a_report_and_a_new_order_are_moments_of_the_history():
         session=1, counter=1, state=InstallState.CONFIRMED, running="x", installed="x", width=0.5
     )
     said = e.InstallReported(device="a", state=report.state, report=report)
-    view = folded(born("a"), ordered(1, "x"), said, ordered(2, "y"))
+    retired = acted(OperatorAction.RETIRE, "a")
+    view = folded(born("a"), ordered(1, "x"), said, ordered(2, "y"), retired)
     found = [
         (
             point["at"],
@@ -64,5 +65,10 @@ def test_a_report_and_a_new_order_are_moments_of_the_history():
         )
         for point in version_history(view)
     ]
-    assert found == [(0.0, [("", False, 1)]), (2.0, [("x", True, 1)]), (3.0, [("x", False, 1)])]
+    assert found == [
+        (0.0, [("", False, 1)]),
+        (2.0, [("x", True, 1)]),
+        (3.0, [("x", False, 1)]),
+        (4.0, []),
+    ]
     assert version_history(view)[1]["running"][0]["release"] == "unknown x"
