@@ -4,6 +4,7 @@ The journal may belong to a running server, to one that is away, or be a copy. W
 shown; a loss, a broken chain or an event of a newer version is said and never hidden.
 """
 
+import math
 from pathlib import Path
 
 from journal.chain import EMPTY, Head, verify
@@ -22,19 +23,29 @@ class JournalFeed:
         unknown: events that this version of the software does not know.
     """
 
-    def __init__(self, folder: Path, *, telemetry_from: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        telemetry_from: float | None = None,
+        until: float = math.inf,
+        view: FleetView | None = None,
+    ) -> None:
         """Remember the folder; nothing is read yet.
 
         Args:
             folder: of the journal.
             telemetry_from: server time of the oldest telemetry that is wanted; None = all kept.
+            until: what happened at this server time or later is checked, and not taken in.
+            view: that is filled; None = a new one.
         """
         self._reader = JournalReader(folder)
         self._head: Head = EMPTY
         self._mark: TelemetryMark = TELEMETRY_START
         if telemetry_from is not None:
             self._mark = (telemetry_from, -1)
-        self.view = FleetView()
+        self._until = until
+        self.view = FleetView() if view is None else view
         self.damage = ""
         self.unknown = 0
 
@@ -81,6 +92,8 @@ class JournalFeed:
         for record in self._reader.records(self._head.count):
             self._head = verify([record], after=self._head)
             found += 1
+            if record.at >= self._until:
+                continue
             try:
                 event = record.event
             except EventError as error:
@@ -106,7 +119,7 @@ class JournalFeed:
             except JournalDamagedError as error:
                 self.damage = self.damage or str(error)
                 return found
-            for one in heard:
+            for one in (said for said in heard if said.at < self._until):
                 self.view.hear(one.device, one.at, one.said)
             found += len(heard)
             full = len(heard) == TELEMETRY_BATCH

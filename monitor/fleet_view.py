@@ -16,6 +16,7 @@ what participation is about: such rounds count as missed. Rounds for which other
 count. *Participation* is the share of a device's eligible rounds whose aggregate holds its update.
 """
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class FleetView:
         phase: what the server does, in a word; phase_since: from when on.
         epoch: how often the server started.
         devices: name -> what is known of it.
+        keep_from: rounds that were opened then or later are all kept.
         rounds: number -> round, the last `KEPT_ROUNDS`.
         opened, counted: rounds so far, and those of them that were aggregated.
         scores: (round, server time, score over width) of every measured round.
@@ -59,8 +61,13 @@ class FleetView:
         sizes: training width -> bytes that a device fetches for it.
     """
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
+    def __init__(self, *, keep_from: float = math.inf) -> None:
+        """Know nothing yet.
+
+        Args:
+            keep_from: rounds that were opened at this server time or later are all kept.
+        """
+        self.keep_from = keep_from
         self.fleet = self.model = self.software = ""
         self.settings: dict[str, Any] = {}
         self.phase, self.phase_since = "empty", 0.0

@@ -37,7 +37,10 @@ def _round_opened(view: FleetView, at: float, event: e.RoundOpened) -> None:
         device.drops["not invited"] += 1
         device.turns.append(Turn(event.round, "not invited", why))
     while len(view.rounds) > KEPT_ROUNDS:
-        del view.rounds[min(view.rounds)]
+        oldest = min(view.rounds)
+        if view.rounds[oldest].opened_at >= view.keep_from:
+            break
+        del view.rounds[oldest]
     view.enter(at, "training")
 
 
