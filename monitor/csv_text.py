@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from monitor.terminal_text import plain
 
-FORMULA = ("=", "+", "-", "@")
+# With the wide forms of East Asian text, which some programs take for the plain ones.
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 Cell = str | int | float | None
 
 
@@ -24,7 +25,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\r\n")
-    writer.writerow(columns)
+    writer.writerow([csv_cell(name) for name in columns])
     for row in rows:
         writer.writerow([csv_cell(row.get(name)) for name in columns])
     return target.getvalue()

@@ -202,6 +202,26 @@ class KpiReport:
         return sum(bool(one.counted) for one in self.rounds)
 
     @property
+    def sent(self) -> int:
+        """Bytes that the devices sent, in the rounds of the window."""
+        return sum(one.sent for one in self.devices)
+
+    @property
+    def received(self) -> int:
+        """Bytes that the devices fetched."""
+        return sum(one.received for one in self.devices)
+
+    @property
+    def train_s(self) -> float:
+        """Seconds that the devices trained, added up."""
+        return sum(one.train_s for one in self.devices)
+
+    @property
+    def download_s(self) -> float:
+        """Seconds that the devices fetched weights, added up."""
+        return sum(one.download_s for one in self.devices)
+
+    @property
     def durations(self) -> list[float]:
         """Seconds from opening to closing of each closed round, ascending."""
         return sorted(

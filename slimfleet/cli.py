@@ -25,6 +25,7 @@ COMMANDS = {
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",
     ),
+    "report": ("slimfleet.commands.report", "what a fleet did in a week, as a page and tables"),
     "inspect": (
         "slimfleet.commands.inspect",
         "what of a network scales, and what each width costs",
