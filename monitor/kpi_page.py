@@ -103,17 +103,17 @@ def headlines(report: KpiReport) -> Iterator[str]:
         yield f"{text}."
     elif report.rounds:
         yield "No round was measured."
-    wanting = len(report.attention)
-    if wanting:
-        verb = "device needs" if wanting == 1 else "devices need"
-        yield f"{wanting} {verb} a look, of {len(report.devices)}."
-    refused = sum(not one.done for one in report.actions)
+    if report.attention:
+        wanting = _counted(len(report.attention), "device needs", "devices need")
+        yield f"{wanting} a look, of {len(report.devices)}."
     if report.actions:
-        yield (
-            f"Operators acted {len(report.actions)} times"
-            + (f", {refused} of them were refused" if refused else "")
-            + "."
-        )
+        refused = sum(not one.done for one in report.actions)
+        text = _counted(len(report.actions), "action of an operator", "actions of operators")
+        yield f"{text}{f', {refused} refused' if refused else ''}."
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def show_percent(value: float | None) -> str:
