@@ -26,7 +26,9 @@ from journal.errors import (
 )
 
 DATABASE = "journal.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST_SCHEMA = 1
+"""Journals since this version are read as they are; their writer brings them up to date."""
 
 _BATCH = 500
 _TRIES = 20
@@ -47,11 +49,12 @@ _NOT_DAMAGE = frozenset(
     }
 )
 _T = TypeVar("_T")
+_TELEMETRY = msgspec.json.Decoder(Telemetry)
 
 TELEMETRY_BATCH = 2000
-TelemetryMark = tuple[float, int]
-"""When the last telemetry that was read came, and its place among those of that moment."""
-TELEMETRY_START: TelemetryMark = (-math.inf, -1)
+TelemetryMark = int
+"""The number of the last telemetry message that was read: they are numbered as they come."""
+TELEMETRY_START: TelemetryMark = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,14 @@ class JournalReader:
         """
         return self._ask(lambda connection: select_telemetry(connection, device, since))
 
-    def telemetry_since(self, mark: TelemetryMark) -> tuple[list[Heard], TelemetryMark]:
+    def telemetry_since(
+        self, mark: TelemetryMark, oldest: float = -math.inf
+    ) -> tuple[list[Heard], TelemetryMark]:
         """Return the next telemetry of all devices, in the order in which it came.
 
         Args:
             mark: from an earlier call; `TELEMETRY_START` = from the oldest that is kept.
+            oldest: what came before this server time is left out.
 
         Returns:
             At most `TELEMETRY_BATCH` messages, and the mark to ask for the next ones with.
@@ -119,7 +125,7 @@ class JournalReader:
         Raises:
             JournalError: missing, of another version, or damaged.
         """
-        return self._ask(lambda connection: select_telemetry_since(connection, mark))
+        return self._ask(lambda connection: select_telemetry_since(connection, mark, oldest))
 
     def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         """Answer from one moment of the journal.
@@ -190,6 +196,20 @@ def connect(path: Path, options: str) -> sqlite3.Connection:
     )
 
 
+def schema_version(connection: sqlite3.Connection) -> object:
+    """Return the version that a database says it has, None where it is no journal.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    try:
+        return _meta(connection, "schema_version")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        return None  # no such table
+
+
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
     """Make sure that this software knows the schema.
 
@@ -197,13 +217,8 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
         JournalVersionError: it does not, or this is no journal at all.
         sqlite3.DatabaseError: the file is damaged.
     """
-    try:
-        version = _meta(connection, "schema_version")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-            raise
-        version = None  # no such table
-    if version == SCHEMA_VERSION:
+    version = schema_version(connection)
+    if version in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1):
         return
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise JournalVersionError(
@@ -269,13 +284,13 @@ def select_telemetry(
         (device, since),
     )
     try:
-        return [(at, msgspec.json.decode(payload, type=Telemetry)) for at, payload in rows]
+        return [(at, _TELEMETRY.decode(payload)) for at, payload in rows]
     except (msgspec.DecodeError, TypeError) as error:
         raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
 
 
 def select_telemetry_since(
-    connection: sqlite3.Connection, mark: TelemetryMark
+    connection: sqlite3.Connection, mark: TelemetryMark, oldest: float
 ) -> tuple[list[Heard], TelemetryMark]:
     """Return the telemetry of all devices after a mark, and the mark behind it.
 
@@ -283,19 +298,20 @@ def select_telemetry_since(
         JournalDamagedError: a row cannot be read.
         sqlite3.DatabaseError: the file is damaged.
     """
+    # A number is the rowid, which a journal of schema 1 has too. The plus keeps SQLite from
+    # sorting by the index over times.
     rows = connection.execute(
         "SELECT device, received_at, payload, rowid FROM telemetry"
-        " WHERE received_at > ?1 OR (received_at = ?1 AND rowid > ?2)"
-        " ORDER BY received_at, rowid LIMIT ?3",
-        (max(mark[0], -1e18), mark[1], TELEMETRY_BATCH),
+        " WHERE rowid > ? AND +received_at >= ? ORDER BY rowid LIMIT ?",
+        (mark, max(oldest, -1e18), TELEMETRY_BATCH),
     ).fetchall()
     heard = []
     for device, at, payload, _ in rows:
         try:
-            heard.append(Heard(device, at, msgspec.json.decode(payload, type=Telemetry)))
+            heard.append(Heard(device, at, _TELEMETRY.decode(payload)))
         except (msgspec.DecodeError, TypeError) as error:
             raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
-    return heard, (rows[-1][1], rows[-1][3]) if rows else mark
+    return heard, rows[-1][3] if rows else mark
 
 
 def explain(error: sqlite3.Error, path: Path) -> JournalError:

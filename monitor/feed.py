@@ -42,8 +42,7 @@ class JournalFeed:
         self._reader = JournalReader(folder)
         self._head: Head = EMPTY
         self._mark: TelemetryMark = TELEMETRY_START
-        if telemetry_from is not None:
-            self._mark = (telemetry_from, -1)
+        self._telemetry_from = -math.inf if telemetry_from is None else telemetry_from
         self._until = until
         self.view = FleetView() if view is None else view
         self.damage = ""
@@ -115,7 +114,7 @@ class JournalFeed:
         found, full = 0, True
         while full:
             try:
-                heard, self._mark = self._reader.telemetry_since(self._mark)
+                heard, self._mark = self._reader.telemetry_since(self._mark, self._telemetry_from)
             except JournalDamagedError as error:
                 self.damage = self.damage or str(error)
                 return found
