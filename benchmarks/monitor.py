@@ -8,7 +8,7 @@ import argparse
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ FOLDED_PER_S = 20_000.0
 FIRST_DATA_S = 1.0
 UPDATE_S = 0.1  # of processor time, a second
 STILL = 1.05  # memory after an hour over that after ten minutes
+ROOM_MB = 256.0
 MB = 1e6
 VARIANTS = 20  # of what a device says
 
@@ -70,14 +71,15 @@ def measure(arguments: argparse.Namespace) -> Result:
     messages, events = _folded(names, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder, platform.unflushed():
         followed = _followed(Path(folder), names, arguments)
-    early, late = _an_hour(names, arguments)
+    talk = _of_telemetry(names, arguments)
+    rounds = _of_rounds(names, arguments.minutes)
     return Result(
         name="monitor",
         summary=(
             f"{len(names)} devices that say something every {arguments.every} s:"
             " what it costs to watch them"
         ),
-        tables=(_speeds(messages, events, followed), _sizes(early, late, followed)),
+        tables=(_speeds(messages, events, followed), _sizes(talk, rounds, followed)),
         ratios=(
             _speed("telemetry folded", messages),
             _speed("events folded", events),
@@ -98,12 +100,20 @@ def measure(arguments: argparse.Namespace) -> Result:
                 at_most=1.0,
             ),
             Ratio(
-                f"the view's memory after {arguments.minutes} minutes",
-                late / MB,
+                f"memory after {arguments.minutes} minutes of telemetry",
+                talk.late / MB,
                 f"after {arguments.minutes // 6} minutes",
-                early / MB,
+                talk.early / MB,
                 "MB",
                 at_most=STILL,
+            ),
+            Ratio(
+                f"memory after {arguments.minutes} rounds of all devices",
+                rounds.late / MB,
+                "room",
+                ROOM_MB,
+                "MB",
+                at_most=1.0,
             ),
         ),
         notes=(
@@ -223,27 +233,47 @@ def _live(
                 msgspec.json.encode({"overview": overview(view, seen), "devices": rows})
 
 
-def _an_hour(names: list[str], arguments: argparse.Namespace) -> tuple[int, int]:
-    """Return the bytes of a view after a sixth of the simulated time, and after all of it.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a view after a sixth of some simulated time, and after all of it."""
 
-    A round a minute, so that what is kept of rounds is no part of the question: of a longer time it
-    is bounded by `monitor.fleet_view.KEPT_ROUNDS`.
-    """
+    early: int
+    late: int
+
+
+def _of_telemetry(names: list[str], arguments: argparse.Namespace) -> Memory:
+    """Let devices talk, and nothing else happen."""
     said = [[telemetry(number, turn) for turn in range(2)] for number in range(len(names))]
-    turns = 60 * arguments.minutes // arguments.every
+
+    def turn(view: FleetView, number: int) -> None:
+        for name, variants in zip(names, said, strict=True):
+            view.hear(name, float(number * arguments.every), variants[number % 2])
+
+    return _remembered(names, 60 * arguments.minutes // arguments.every, turn)
+
+
+def _of_rounds(names: list[str], minutes: int) -> Memory:
+    """Let every device train in a round a minute."""
+
+    def turn(view: FleetView, number: int) -> None:
+        for event in round_events(number, names):
+            fold(view, 60.0 * number, event)
+
+    return _remembered(names, minutes, turn)
+
+
+def _remembered(names: list[str], turns: int, turn: Callable[[FleetView, int], None]) -> Memory:
+    sizes = {}
     tracemalloc.start()
     view = FleetView()
     for event in beginning(names):
         fold(view, 0.0, event)
-    sizes = {}
-    for turn in range(turns):
-        at = float(turn * arguments.every)
-        for name, variants in zip(names, said, strict=True):
-            view.hear(name, at, variants[turn % 2])
-        if turn + 1 in (turns // 6, turns):
-            sizes[turn + 1] = tracemalloc.get_traced_memory()[0]
+    for number in range(1, turns + 1):
+        turn(view, number)
+        if number in (turns // 6, turns):
+            sizes[number] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    return sizes[turns // 6], sizes[turns]
+    return Memory(sizes[turns // 6], sizes[turns])
 
 
 def _speeds(messages: Speed, events: Speed, followed: Followed) -> Table:
@@ -264,7 +294,7 @@ def _speeds(messages: Speed, events: Speed, followed: Followed) -> Table:
     )
 
 
-def _sizes(early: int, late: int, followed: Followed) -> Table:
+def _sizes(talk: Memory, rounds: Memory, followed: Followed) -> Table:
     return Table(
         "the page and the disk",
         ("what", "figure"),
@@ -273,8 +303,10 @@ def _sizes(early: int, late: int, followed: Followed) -> Table:
             ("first data, kB of JSON", followed.first_bytes / 1e3),
             ("updates, ms of processor time a second, mean", 1e3 * mean(followed.updates.each)),
             ("the same, the worst second", 1e3 * max(followed.updates.each)),
-            ("memory of the view, MB, early", early / MB),
-            ("memory of the view, MB, at the end", late / MB),
+            ("memory of the view, MB, telemetry alone, early", talk.early / MB),
+            ("memory of the view, MB, telemetry alone, at the end", talk.late / MB),
+            ("memory of the view, MB, a round a minute, early", rounds.early / MB),
+            ("memory of the view, MB, a round a minute, at the end", rounds.late / MB),
             ("disk for one telemetry message, bytes", followed.row_bytes),
         ),
     )

@@ -35,6 +35,7 @@ _TRIES = 20
 _PAUSE_S = 0.01
 _BUSY_S = 5.0
 _LIMIT_OF_INDEX = 1 << 62
+_SMALLEST = 4096  # bytes of a page: SQLite takes less than one for an empty database
 # Troubles of the moment or of the machine; all others mean that the content is damaged.
 _NOT_DAMAGE = frozenset(
     {
@@ -69,28 +70,40 @@ class Heard:
 class JournalReader:
     """What happened, for everybody but the writer. Open to any number of processes."""
 
-    def __init__(self, folder: Path, *, recover: bool = False) -> None:
+    def __init__(self, folder: Path, *, recover: bool = False, salvage: bool = False) -> None:
         """Remember the folder; it is looked at anew by each call.
 
         Args:
             folder: of the journal.
             recover: whether the index beside the write-ahead log may be made anew where it is
                 missing. Only for the process that holds the lock.
+            salvage: whether to read what is left of a file that was cut off, which SQLite refuses
+                as a whole. For whoever has said already that it is damaged, never to go on from.
         """
+        self._salvage = salvage
         self._path = folder / DATABASE
         self._recover = recover
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """Yield the records from an index on, up to the newest when the end is reached.
 
+        Of a damaged journal the records before the damage are yielded, then the error is raised.
+
         Raises:
             JournalError: missing, of another version, or damaged; the error's class says which.
         """
+        size = _BATCH
         while True:
-            first = start
-            batch = self._ask(lambda connection: select_records(connection, first))  # noqa: B023
+            first, limit = start, size
+            try:
+                batch = self._ask(lambda connection: select_records(connection, first, limit))  # noqa: B023
+            except JournalDamagedError:
+                if size == 1:
+                    raise
+                size = 1  # of the batch with the damage some may still be there
+                continue
             yield from batch
-            if len(batch) < _BATCH:
+            if len(batch) < size:
                 return
             start = batch[-1].index + 1
 
@@ -144,7 +157,10 @@ class JournalReader:
             failure: sqlite3.DatabaseError | JournalError
             try:
                 with closing(connect(self._path, options)) as connection:
-                    check_version(connection, self._path)
+                    if self._salvage:  # then SQLite believes the file's size, not its header
+                        connection.execute("PRAGMA writable_schema = ON")
+                    else:
+                        check_version(connection, self._path)
                     answer = query(connection)
             except (sqlite3.DatabaseError, JournalError) as error:
                 failure = error
@@ -220,6 +236,10 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
     version = schema_version(connection)
     if version in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1):
         return
+    if version is None and path.stat().st_size < _SMALLEST:
+        raise JournalDamagedError(
+            f"{path} is cut off to {path.stat().st_size} bytes; restore it from a copy"
+        )
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise JournalVersionError(
             f"{path} has schema {version}, this software knows up to {SCHEMA_VERSION};"
@@ -230,7 +250,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
     )
 
 
-def select_records(connection: sqlite3.Connection, start: int) -> list[Record]:
+def select_records(connection: sqlite3.Connection, start: int, limit: int = _BATCH) -> list[Record]:
     """Return the next batch of records; a short one is the last.
 
     Raises:
@@ -239,7 +259,7 @@ def select_records(connection: sqlite3.Connection, start: int) -> list[Record]:
     """
     rows = connection.execute(
         "SELECT idx, at, payload, previous, hash FROM events WHERE idx >= ? ORDER BY idx LIMIT ?",
-        (min(start, _LIMIT_OF_INDEX), _BATCH),
+        (min(start, _LIMIT_OF_INDEX), limit),
     )
     return [_record(*row) for row in rows]
 

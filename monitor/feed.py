@@ -4,6 +4,7 @@ The journal may belong to a running server, to one that is away, or be a copy. W
 shown; a loss, a broken chain or an event of a newer version is said and never hidden.
 """
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class JournalFeed:
             until: what happened at this server time or later is checked, and not taken in.
             view: that is filled; None = a new one.
         """
+        self._folder = folder
         self._reader = JournalReader(folder)
         self._head: Head = EMPTY
         self._mark: TelemetryMark = TELEMETRY_START
@@ -83,8 +85,17 @@ class JournalFeed:
                     f" {self._head.index}: it was replaced or cut off"
                 )
         except (ChainError, JournalDamagedError) as error:
+            self._reader = JournalReader(self._folder, salvage=True)
+            found += self._rest()
             self._damaged(error)
         return found
+
+    def _rest(self) -> int:
+        """Take in what is left before the damage, where the file as a whole was refused."""
+        before = self._head.count
+        with contextlib.suppress(JournalError):
+            self._records()
+        return self._head.count - before
 
     def _records(self) -> int:
         found = 0

@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import Release, Telemetry
-from monitor.device_view import DeviceView, Moment
+from monitor.device_view import DeviceView, Moment, clipped
 from monitor.drift import ConfidenceDrift
 from monitor.round_view import RoundView
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 KEPT_ROUNDS = 200
 """Rounds that are kept task by task; of older ones only what devices and totals say of them."""
+KEPT_TASKS = 100_000
+"""Of a large fleet fewer rounds are kept: so many tasks in all, but at least `LEAST_ROUNDS`."""
+LEAST_ROUNDS = 20
 INCIDENTS = 500
 
 
@@ -57,7 +60,7 @@ class FleetView:
         sent, received: bytes that all devices moved, both only ever grow.
         drops: reason -> how often an eligible device missed an aggregate for it.
         presence_changes: (state, cause) -> how often.
-        events: how many were folded; at: server time of the last.
+        events: how many were folded; at: the latest server time of them; last_at: of the last.
         sizes: training width -> bytes that a device fetches for it.
     """
 
@@ -87,7 +90,7 @@ class FleetView:
         self.drops: dict[str, int] = {}
         self.presence_changes: dict[tuple[str, str], int] = {}
         self.events = 0
-        self.at = 0.0
+        self.at = self.last_at = 0.0
         self.sizes: dict[float, int] = {}
 
     @property
@@ -128,10 +131,22 @@ class FleetView:
             found = self.devices[name] = DeviceView(name, dict(labels))
         return found
 
+    def forget_rounds(self) -> None:
+        """Let go of the oldest rounds that need not be kept."""
+        tasks = sum(len(one.tasks) for one in self.rounds.values())
+        while len(self.rounds) > KEPT_ROUNDS or (
+            tasks > KEPT_TASKS and len(self.rounds) > LEAST_ROUNDS
+        ):
+            oldest = self.rounds[min(self.rounds)]
+            if oldest.opened_at >= self.keep_from:
+                return
+            tasks -= len(oldest.tasks)
+            del self.rounds[oldest.number]
+
     def enter(self, at: float, phase: str) -> None:
         """Note what the server does from now on."""
         self.phase, self.phase_since = phase, at
 
     def incident(self, at: float, kind: str, text: str) -> None:
         """Note what went wrong with no device to blame."""
-        self.incidents.append(Moment(at, kind, text))
+        self.incidents.append(Moment(at, kind, clipped(text)))

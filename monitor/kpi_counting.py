@@ -15,6 +15,7 @@ from journal.events import CurvePoint
 from monitor.device_view import DeviceView, Moment
 from monitor.fleet_data import LOW_PARTICIPATION, Seen, alarms, release_name, site_of
 from monitor.fleet_view import INCIDENTS, FleetView
+from monitor.folding import CLOCK_SLACK_S
 from monitor.kpi_report import (
     ActionKpi,
     DeviceKpi,
@@ -82,6 +83,12 @@ def kpi_report(view: FleetView, window: Window, seen: Seen) -> KpiReport:
         actions=_actions(view, window),
         notes=_notes(view, window),
         cut=_cut(view, window),
+        ahead=(
+            "The journal has events that are dated later than this report: the server's clock was"
+            " ahead, or is behind now. What happened then is not in it."
+            if view.at > seen.now + CLOCK_SLACK_S
+            else ""
+        ),
     )
 
 

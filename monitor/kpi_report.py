@@ -146,6 +146,7 @@ class KpiReport:
         curve: score over width at the end, empty where nothing was measured in the window.
         changes: (server time, sentence) of rewards that were allocated.
         cut: what is known of more than is listed, in a sentence, or "".
+        ahead: what is dated later than the report, in a sentence, or "".
     """
 
     fleet: str
@@ -172,6 +173,7 @@ class KpiReport:
     actions: tuple[ActionKpi, ...]
     notes: tuple[Incident, ...]
     cut: str = ""
+    ahead: str = ""
 
     @property
     def empty(self) -> bool:

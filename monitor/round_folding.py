@@ -5,8 +5,8 @@ from statistics import median
 
 from broker.messages import DropReason, Stage
 from journal import events as e
-from monitor.device_view import Turn
-from monitor.fleet_view import KEPT_ROUNDS, FleetView
+from monitor.device_view import Turn, clipped
+from monitor.fleet_view import FleetView
 from monitor.round_view import AGGREGATED, NOT_DRAWN, REACHED, UPLOADED, RoundView, TaskView
 
 
@@ -36,11 +36,7 @@ def _round_opened(view: FleetView, at: float, event: e.RoundOpened) -> None:
         device.eligible += 1
         device.drops["not invited"] += 1
         device.turns.append(Turn(event.round, "not invited", why))
-    while len(view.rounds) > KEPT_ROUNDS:
-        oldest = min(view.rounds)
-        if view.rounds[oldest].opened_at >= view.keep_from:
-            break
-        del view.rounds[oldest]
+    view.forget_rounds()
     view.enter(at, "training")
 
 
@@ -71,7 +67,7 @@ def _progressed(view: FleetView, at: float, event: e.TaskProgressed) -> None:
     task.download_s = event.download_s or task.download_s
     task.train_s = event.train_s or task.train_s
     if event.stage in (Stage.DECLINED, Stage.FAILED):
-        task.detail = event.detail
+        task.detail = clipped(event.detail)
         text = f"round {event.round} {event.stage}: {event.detail or event.reason or ''}"
         view.device(event.device).note(at, "round", text, trouble=event.stage is Stage.FAILED)
 
@@ -106,7 +102,7 @@ def _refused(view: FleetView, at: float, event: e.UpdateRefused) -> None:
 def _dropped(view: FleetView, at: float, event: e.DeviceDropped) -> None:
     task = _task(view, event.round, event.device)
     if task is not None:
-        task.dropped, task.detail = str(event.reason), event.detail
+        task.dropped, task.detail = str(event.reason), clipped(event.detail)
     text = f"out of round {event.round}: {event.reason}"
     view.device(event.device).note(at, "round", f"{text}; {event.detail}" if event.detail else text)
 

@@ -1,6 +1,7 @@
 """``slimfleet report``."""
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("nothing to write: give --out report.html, --csv FOLDER, or both")
     now = time.time()
     window = _window(arguments, now)
-    report = _report(journal_folder(arguments), window, now)
+    # Without an end everything is taken in: a server's clock may have been ahead for a while.
+    until = window.until if arguments.until else math.inf
+    report = _report(journal_folder(arguments), window, until, now)
     for written in _write(report, arguments):
         sys.stdout.write(f"{written}\n")
     if report.empty:
@@ -68,9 +71,8 @@ def _window(arguments: argparse.Namespace, now: float) -> Window:
     return Window(since, until)
 
 
-def _report(folder: Path, window: Window, now: float) -> KpiReport:
-    """Fold the journal up to the end of the window. Telemetry matters for drift alone."""
-    feed = JournalFeed(folder, until=window.until, view=FleetView(keep_from=window.since))
+def _report(folder: Path, window: Window, until: float, now: float) -> KpiReport:
+    feed = JournalFeed(folder, until=until, view=FleetView(keep_from=window.since))
     feed.refresh()
     return kpi_report(feed.view, window, Seen(now, damage=feed.damage))
 

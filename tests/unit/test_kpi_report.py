@@ -13,7 +13,7 @@ from broker.messages import DropReason, OperatorAction, Stage
 from journal import events as e
 from monitor.csv_text import csv_cell, csv_text
 from monitor.fleet_data import Seen
-from monitor.fleet_view import INCIDENTS, KEPT_ROUNDS, FleetView
+from monitor.fleet_view import INCIDENTS, KEPT_ROUNDS, LEAST_ROUNDS, FleetView
 from monitor.folding import fold
 from monitor.kpi_counting import kpi_report
 from monitor.kpi_page import headlines, kpi_page, show_percent, show_span, write_kpi_page
@@ -193,6 +193,19 @@ def test_rounds_of_a_long_window_are_all_kept_and_of_the_time_before_only_the_la
     for at, event in many:
         fold(view, at, event)
     assert len(view.rounds) == KEPT_ROUNDS
+
+
+def test_of_a_large_fleet_fewer_rounds_are_kept(monkeypatch):
+    monkeypatch.setattr("monitor.fleet_view.KEPT_TASKS", 60)
+    view, wide = FleetView(), FleetView(keep_from=0.0)
+    for number in range(1, 51):
+        for one in (view, wide):
+            fold(one, float(number), opened(number, "a", "b"))
+    assert sorted(view.rounds) == list(range(21, 51))
+    assert len(wide.rounds) == 50
+    monkeypatch.setattr("monitor.fleet_view.KEPT_TASKS", 2)
+    fold(view, 51.0, opened(51, "a", "b"))
+    assert len(view.rounds) == LEAST_ROUNDS
 
 
 def test_lists_that_are_cut_say_so():
