@@ -2,9 +2,9 @@
 
 ::
 
-    view = FleetView(keep_from=window.since)
-    ...  # fold the journal up to window.until
-    report = kpi_report(view, window, seen)
+    view = FleetView(keep_from=period.since)
+    ...  # fold the journal up to period.until
+    report = kpi_report(view, period, seen)
 """
 
 from collections import Counter
@@ -21,10 +21,10 @@ from monitor.kpi_report import (
     DeviceKpi,
     Incident,
     KpiReport,
+    Period,
     RewardKpi,
     ScorePoint,
     SiteKpi,
-    Window,
 )
 from monitor.round_view import AGGREGATED, STEPS, RoundView
 
@@ -32,34 +32,34 @@ ENOUGH_ROUNDS = 5
 """Below so many eligible rounds nobody is called low in participation."""
 
 
-def kpi_report(view: FleetView, window: Window, seen: Seen) -> KpiReport:
-    """Return what happened in a window.
+def kpi_report(view: FleetView, period: Period, seen: Seen) -> KpiReport:
+    """Return what happened in a period.
 
     Args:
-        view: folded up to the window's end, with all rounds since its beginning kept.
-        window: from when to when.
+        view: folded up to the period's end, with all rounds since its beginning kept.
+        period: from when to when.
         seen: by whom, and what is wrong with the journal.
     """
     rounds = tuple(
         view.rounds[number]
         for number in sorted(view.rounds)
-        if window.holds(view.rounds[number].opened_at)
+        if period.holds(view.rounds[number].opened_at)
     )
     sums = _sums(rounds)
     devices = tuple(
-        _device(view, view.devices[name], sums.get(name, _Sum()), window, seen)
+        _device(view, view.devices[name], sums.get(name, _Sum()), period, seen)
         for name in sorted(view.devices)
         if not view.devices[name].retired or name in sums
     )
     training = [one for one in rounds if not one.assessment]
-    before = [one for one in view.scores if one[1] < window.since]
-    during = [one for one in view.scores if window.holds(one[1])]
+    before = [one for one in view.scores if one[1] < period.since]
+    during = [one for one in view.scores if period.holds(one[1])]
     return KpiReport(
         fleet=view.fleet,
         model=view.model,
         software=view.software,
         phase=view.phase,
-        window=window,
+        period=period,
         made_at=seen.now,
         last_event_at=view.at,
         damage=seen.damage,
@@ -73,16 +73,16 @@ def kpi_report(view: FleetView, window: Window, seen: Seen) -> KpiReport:
         score_before=next(iter(_points(before[-1:])), None),
         curve=during[-1][2] if during else (),
         curve_before=before[-1][2] if before else (),
-        rewards=_rewards(view, window),
+        rewards=_rewards(view, period),
         changes=tuple(
             (at, f"after round {one.round}, by the rule {one.rule}{one.note and ': ' + one.note}")
             for at, one in view.allocations
-            if window.holds(at)
+            if period.holds(at)
         ),
-        incidents=_incidents(view, window),
-        actions=_actions(view, window),
-        notes=_notes(view, window),
-        cut=_cut(view, window),
+        incidents=_incidents(view, period),
+        actions=_actions(view, period),
+        notes=_notes(view, period),
+        cut=_cut(view, period),
         ahead=(
             "The journal has events that are dated later than this report: the server's clock was"
             " ahead, or is behind now. What happened then is not in it."
@@ -94,7 +94,7 @@ def kpi_report(view: FleetView, window: Window, seen: Seen) -> KpiReport:
 
 @dataclass
 class _Sum:
-    """What one device did in the rounds of a window."""
+    """What one device did in the rounds of a period."""
 
     eligible: int = 0
     taken: int = 0
@@ -137,7 +137,7 @@ def _why(outcome: str, detail: str) -> str:
 
 
 def _device(
-    view: FleetView, device: DeviceView, total: _Sum, window: Window, seen: Seen
+    view: FleetView, device: DeviceView, total: _Sum, period: Period, seen: Seen
 ) -> DeviceKpi:
     reward = device.reward
     low = total.eligible >= ENOUGH_ROUNDS and total.taken < LOW_PARTICIPATION * total.eligible
@@ -157,7 +157,7 @@ def _device(
         samples=total.samples,
         width=device.width,
         entitled=reward.width if reward else 0.0,
-        entitled_before=_width_before(device, window.since),
+        entitled_before=_width_before(device, period.since),
         deployed=device.deployed.width if device.deployed else 0.0,
         running=device.report.width if device.report else 0.0,
         release=release_name(view, device.running),
@@ -208,7 +208,7 @@ def _points(
             yield ScorePoint(number, at, widest.score, widest.low, widest.high)
 
 
-def _rewards(view: FleetView, window: Window) -> tuple[RewardKpi, ...]:
+def _rewards(view: FleetView, period: Period) -> tuple[RewardKpi, ...]:
     found = [
         RewardKpi(
             device=device.name,
@@ -217,7 +217,7 @@ def _rewards(view: FleetView, window: Window) -> tuple[RewardKpi, ...]:
             share=reward.share,
             low=reward.low,
             high=reward.high,
-            before=_width_before(device, window.since),
+            before=_width_before(device, period.since),
             width=reward.width,
             reason=reward.reason,
         )
@@ -227,34 +227,34 @@ def _rewards(view: FleetView, window: Window) -> tuple[RewardKpi, ...]:
     return tuple(sorted(found, key=lambda one: (-one.contribution, one.device)))
 
 
-def _incidents(view: FleetView, window: Window) -> tuple[Incident, ...]:
+def _incidents(view: FleetView, period: Period) -> tuple[Incident, ...]:
     found = [_incident(one, "") for one in view.incidents]
     for device in view.devices.values():
         # What a device was refused stands among the fleet's as well.
         found += [_incident(one, device.name) for one in device.errors if one.kind != "refused"]
-    return tuple(sorted((one for one in found if window.holds(one.at)), key=lambda one: one.at))
+    return tuple(sorted((one for one in found if period.holds(one.at)), key=lambda one: one.at))
 
 
 def _incident(moment: Moment, device: str) -> Incident:
     return Incident(moment.at, moment.kind, device, moment.text)
 
 
-def _actions(view: FleetView, window: Window) -> tuple[ActionKpi, ...]:
+def _actions(view: FleetView, period: Period) -> tuple[ActionKpi, ...]:
     return tuple(
         ActionKpi(at, one.operator, str(one.action), one.device, one.reason, one.done, one.detail)
         for at, one in view.actions
-        if window.holds(at)
+        if period.holds(at)
     )
 
 
-def _notes(view: FleetView, window: Window) -> tuple[Incident, ...]:
+def _notes(view: FleetView, period: Period) -> tuple[Incident, ...]:
     found = [_incident(one, "") for one in view.notes]
     for device in view.devices.values():
         found += [_incident(one, device.name) for one in device.notes]
-    return tuple(sorted((one for one in found if window.holds(one.at)), key=lambda one: one.at))
+    return tuple(sorted((one for one in found if period.holds(one.at)), key=lambda one: one.at))
 
 
-def _cut(view: FleetView, window: Window) -> str:
+def _cut(view: FleetView, period: Period) -> str:
     """Return which lists are longer than what is kept of them."""
     lists = {
         "incidents": [one.at for one in view.incidents],
@@ -263,7 +263,7 @@ def _cut(view: FleetView, window: Window) -> str:
     full = [
         name
         for name, times in lists.items()
-        if len(times) >= INCIDENTS and times[0] >= window.since
+        if len(times) >= INCIDENTS and times[0] >= period.since
     ]
     if not full:
         return ""

@@ -62,7 +62,7 @@ def kpi_page(report: KpiReport, zone: tzinfo | None = None) -> str:
     )
     values: dict[str, Any] = {
         "report": report,
-        "zone": zone_name(report.window.until, zone),
+        "zone": zone_name(report.period.until, zone),
         # Ours, drawn from numbers.
         "pictures": {
             name: Markup(in_page_colours(text))  # noqa: S704
@@ -98,7 +98,7 @@ def headlines(report: KpiReport) -> Iterator[str]:
         text = f"The full width scores {last.score:.3f} ({last.low:.3f} to {last.high:.3f})"
         if first:
             apart = last.low > first.high or last.high < first.low
-            change = f"{last.score - first.score:+.3f} since the window began"
+            change = f"{last.score - first.score:+.3f} since the period began"
             text += f", {change}{'' if apart else '; the intervals overlap'}"
         yield f"{text}."
     elif report.rounds:

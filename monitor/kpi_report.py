@@ -1,7 +1,7 @@
 """What a fleet did between two moments: participation, convergence, cost, rewards. Plain values.
 
-A round belongs to the window in which it was opened. Definitions are those of `monitor.fleet_view`;
-state (links, widths, models) is that of the window's end, as the server knew it.
+A round belongs to the period in which it was opened. Definitions are those of `monitor.fleet_view`;
+state (links, widths, models) is that of the period's end, as the server knew it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from monitor.round_view import RoundView
 
 
 @dataclass(frozen=True)
-class Window:
+class Period:
     """A span of server time, seconds since the epoch; ``until`` is not in it."""
 
     since: float
@@ -26,14 +26,14 @@ class Window:
 
 @dataclass(frozen=True)
 class DeviceKpi:
-    """One device in the window.
+    """One device in the period.
 
     Attributes:
         link: at the end; width: trained last; entitled, deployed, running: widths, 0 = none.
         eligible, taken: rounds that count for it, and those whose aggregate holds its update.
         missed: reason -> rounds, the most frequent first.
         train_s, download_s: seconds that it trained and fetched; sent, received: bytes.
-        contribution: sum of what was measured in the window, None where nothing was.
+        contribution: sum of what was measured in the period, None where nothing was.
         alarms: what is wrong with it, a few words each.
     """
 
@@ -96,7 +96,7 @@ class ScorePoint:
 
 @dataclass(frozen=True)
 class RewardKpi:
-    """What a device has earned by the end; ``before`` is its width when the window began."""
+    """What a device has earned by the end; ``before`` is its width when the period began."""
 
     device: str
     site: str
@@ -141,9 +141,9 @@ class KpiReport:
         damage: of the journal, in one sentence, or "".
         funnel: step -> how often a device came so far, over the rounds that train the model.
         drops: reason -> how often an eligible device missed an aggregate.
-        rounds: of the window, ascending; scores: of the window, ascending.
-        score_before, curve_before: as they were when the window began.
-        curve: score over width at the end, empty where nothing was measured in the window.
+        rounds: of the period, ascending; scores: of the period, ascending.
+        score_before, curve_before: as they were when the period began.
+        curve: score over width at the end, empty where nothing was measured in the period.
         changes: (server time, sentence) of rewards that were allocated.
         cut: what is known of more than is listed, in a sentence, or "".
         ahead: what is dated later than the report, in a sentence, or "".
@@ -153,7 +153,7 @@ class KpiReport:
     model: str
     software: str
     phase: str
-    window: Window
+    period: Period
     made_at: float
     last_event_at: float
     damage: str
@@ -177,7 +177,7 @@ class KpiReport:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing happened in the window that this report tells of."""
+        """Whether nothing happened in the period that this report tells of."""
         return (
             not (self.rounds or self.scores or self.changes or self.incidents or self.actions)
             and not self.notes
@@ -205,7 +205,7 @@ class KpiReport:
 
     @property
     def sent(self) -> int:
-        """Bytes that the devices sent, in the rounds of the window."""
+        """Bytes that the devices sent, in the rounds of the period."""
         return sum(one.sent for one in self.devices)
 
     @property

@@ -58,8 +58,8 @@ def tables(report: KpiReport, zone: tzinfo | None = None) -> dict[str, Table]:
 def _summary(report: KpiReport, zone: tzinfo | None) -> Table:
     values: dict[str, object] = {
         "fleet": report.fleet,
-        "since": iso_moment(report.window.since, zone),
-        "until": iso_moment(report.window.until, zone),
+        "since": iso_moment(report.period.since, zone),
+        "until": iso_moment(report.period.until, zone),
         "made_at": iso_moment(report.made_at, zone),
         "last_event_at": iso_moment(report.last_event_at, zone),
         "damage": report.damage,

@@ -10,11 +10,11 @@ from monitor.feed import JournalFeed
 from monitor.fleet_data import Seen
 from monitor.fleet_view import FleetView
 from monitor.kpi_counting import kpi_report
-from monitor.kpi_report import KpiReport, Window
+from monitor.kpi_report import KpiReport, Period
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
 from slimfleet.journal_access import add_journal_arguments, journal_folder
-from slimfleet.time_window import FORMS, read_since, read_until
+from slimfleet.period import FORMS, read_since, read_until
 
 EXAMPLE = """example:
   slimfleet report --since 7d --config server.toml --out report.html
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and arguments.csv is None:
         raise ConfigError("nothing to write: give --out report.html, --csv FOLDER, or both")
     now = time.time()
-    window = _window(arguments, now)
+    period = _period(arguments, now)
     # Without an end everything is taken in: a server's clock may have been ahead for a while.
-    until = window.until if arguments.until else math.inf
-    report = _report(journal_folder(arguments), window, until, now)
+    until = period.until if arguments.until else math.inf
+    report = _report(journal_folder(arguments), period, until, now)
     for written in _write(report, arguments):
         sys.stdout.write(f"{written}\n")
     if report.empty:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _window(arguments: argparse.Namespace, now: float) -> Window:
+def _period(arguments: argparse.Namespace, now: float) -> Period:
     since = read_since(arguments.since, now)
     until = read_until(arguments.until, now) if arguments.until else now
     if since >= until:
@@ -68,13 +68,13 @@ def _window(arguments: argparse.Namespace, now: float) -> Window:
             f"--since {arguments.since} is not before --until {arguments.until or 'now'};"
             " choose an earlier begin"
         )
-    return Window(since, until)
+    return Period(since, until)
 
 
-def _report(folder: Path, window: Window, until: float, now: float) -> KpiReport:
-    feed = JournalFeed(folder, until=until, view=FleetView(keep_from=window.since))
+def _report(folder: Path, period: Period, until: float, now: float) -> KpiReport:
+    feed = JournalFeed(folder, until=until, view=FleetView(keep_from=period.since))
     feed.refresh()
-    return kpi_report(feed.view, window, Seen(now, damage=feed.damage))
+    return kpi_report(feed.view, period, Seen(now, damage=feed.damage))
 
 
 def _write(report: KpiReport, arguments: argparse.Namespace) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A report counts what happened in its window, by hand and against the view's own totals."""
+"""A report counts what happened in its period, by hand and against the view's own totals."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from monitor.folding import fold
 from monitor.kpi_counting import kpi_report
 from monitor.kpi_page import headlines, kpi_page, show_percent, show_span, write_kpi_page
 from monitor.kpi_picture import BARS, grouped
-from monitor.kpi_report import Window, by_need
+from monitor.kpi_report import Period, by_need
 from monitor.kpi_tables import tables, write_tables
 from monitor.server_time import iso_moment, show_moment, zone_name
 from tests.fakes.reports import HOSTILE
@@ -113,7 +113,7 @@ def reported(since, until=1e6, events=PLAYED, start=NOON, damage=""):
         if at < until:
             fold(view, start + at, event)
     return kpi_report(
-        view, Window(start + since, start + until), Seen(now=start + 50.0, damage=damage)
+        view, Period(start + since, start + until), Seen(now=start + 50.0, damage=damage)
     )
 
 
@@ -121,7 +121,7 @@ def device(report, name):
     return next(one for one in report.devices if one.device == name)
 
 
-def test_only_rounds_of_the_window_count():
+def test_only_rounds_of_the_period_count():
     whole, second = reported(0), reported(20)
     assert (whole.eligible, whole.taken) == (4, 2)
     assert (second.eligible, second.taken) == (2, 1)
@@ -132,7 +132,7 @@ def test_only_rounds_of_the_window_count():
     assert second.durations == [10.0]
 
 
-def test_the_end_of_the_window_is_not_in_it_and_what_came_later_is_unknown():
+def test_the_end_of_the_period_is_not_in_it_and_what_came_later_is_unknown():
     report = reported(0, until=20)
     assert [one.number for one in report.rounds] == [1]
     assert report.rewards[0].width == 0.5
@@ -140,16 +140,16 @@ def test_the_end_of_the_window_is_not_in_it_and_what_came_later_is_unknown():
     assert report.scores[-1].score == 0.4
 
 
-def test_scores_of_the_window_stand_beside_the_last_one_before_it():
+def test_scores_of_the_period_stand_beside_the_last_one_before_it():
     report = reported(20)
     assert [point.round for point in report.scores] == [2]
     assert report.score_before.score == 0.4
     assert report.scores[0].score == 0.6  # of the widest, whatever the order of the curve
     text = " ".join(headlines(report))
-    assert "+0.200 since the window began; the intervals overlap" in text
+    assert "+0.200 since the period began; the intervals overlap" in text
 
 
-def test_traffic_time_and_contributions_are_summed_over_the_rounds_of_the_window():
+def test_traffic_time_and_contributions_are_summed_over_the_rounds_of_the_period():
     a = device(reported(20), "a")
     assert (a.sent, a.received, a.train_s, a.download_s) == (100, 500, 1.0, 0.1)
     assert a.contribution == 0.2
@@ -157,13 +157,13 @@ def test_traffic_time_and_contributions_are_summed_over_the_rounds_of_the_window
     assert device(reported(20), "b").contribution is None
 
 
-def test_a_reward_is_shown_beside_what_was_earned_before_the_window():
+def test_a_reward_is_shown_beside_what_was_earned_before_the_period():
     report = reported(20)
     assert [(one.before, one.width) for one in report.rewards] == [(0.5, 1.0)]
     assert [text for _, text in report.changes] == ["after round 2, by the rule equal gain"]
 
 
-def test_incidents_and_actions_of_the_window_are_listed():
+def test_incidents_and_actions_of_the_period_are_listed():
     report = reported(20)
     assert [(one.kind, one.text) for one in report.incidents] == [
         ("work", "export failed: no room")
@@ -183,7 +183,7 @@ def test_sites_are_summed_and_left_out_where_no_device_has_one():
     assert reported(0, events=without).sites == ()
 
 
-def test_rounds_of_a_long_window_are_all_kept_and_of_the_time_before_only_the_last():
+def test_rounds_of_a_long_period_are_all_kept_and_of_the_time_before_only_the_last():
     many = [(0.0, born("a"))]
     for number in range(1, KEPT_ROUNDS + 101):
         many += [(number, opened(number, "a")), (number, closed(number, "a"))]
@@ -251,7 +251,7 @@ def test_over_all_rounds_the_counts_are_those_of_the_devices(rounds, assessed):
     view = FleetView(keep_from=0.0)
     for at, event in played:
         fold(view, at, event)
-    report = kpi_report(view, Window(0.0, 1e9), Seen(0.0))
+    report = kpi_report(view, Period(0.0, 1e9), Seen(0.0))
     for one in report.devices:
         assert (one.eligible, one.taken) == (
             view.devices[one.device].eligible,
@@ -272,7 +272,7 @@ def test_who_took_part_least_stands_first_and_who_could_not_stands_last():
     assert [one.device for one in by_need(report.devices)] == ["bad", "good", "idle"]
 
 
-def test_low_participation_is_that_of_the_window():
+def test_low_participation_is_that_of_the_period():
     events = [(0.0, born("a"))]
     for number in range(1, 21):
         took = ("a",) if number <= 10 else ()
@@ -302,7 +302,7 @@ def test_the_page_shows_each_section_and_names_the_zone():
         assert shown in text, shown
 
 
-def test_a_window_without_events_says_so_and_when_the_last_one_was():
+def test_a_period_without_events_says_so_and_when_the_last_one_was():
     text = read(kpi_page(reported(1000), UTC)).text
     assert "Nothing happened in this time" in text
     assert "last event before its end is of 2025-12-01 12:00" in text

@@ -32,7 +32,7 @@ from monitor.fleet_view import FleetView
 from monitor.folding import fold
 from monitor.kpi_counting import kpi_report
 from monitor.kpi_page import kpi_page
-from monitor.kpi_report import Window
+from monitor.kpi_report import Period
 from monitor.kpi_tables import tables
 from tests.unit.test_fleet_view import accepted, born, closed, dropped, folded, opened
 from tests.unit.test_kpi_report import reward
@@ -76,7 +76,7 @@ def test_whatever_others_write_the_data_of_a_view_is_json_and_comes_back(text):
     )
     found = everything(view)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    report = kpi_report(view, Window(0.0, 100.0), SEEN)
+    report = kpi_report(view, Period(0.0, 100.0), SEEN)
     assert len(tables(report)) == 9
 
 
@@ -128,11 +128,11 @@ def test_what_was_recorded_by_a_clock_that_was_ahead_is_not_in_the_report_and_th
     for number in (2, 3):
         fold(view, 10.0, opened(number, "a"))
         fold(view, 20.0, closed(number, "a"))
-    report = kpi_report(view, Window(0.0, 50.0), Seen(now=50.0))
+    report = kpi_report(view, Period(0.0, 50.0), Seen(now=50.0))
     assert [one.number for one in report.rounds] == [2, 3]
     assert "dated later than this report" in report.ahead
     assert "dated later than this report" in kpi_page(report)
-    assert kpi_report(view, Window(0.0, 50.0), Seen(now=2 * YEAR)).ahead == ""
+    assert kpi_report(view, Period(0.0, 50.0), Seen(now=2 * YEAR)).ahead == ""
 
 
 @pytest.mark.parametrize("offset", [YEAR, -YEAR, 1e300, 60.0])
@@ -260,7 +260,7 @@ def test_of_a_file_cut_in_the_middle_something_is_shown(tmp_path, whole):
     assert 0 < feed.head.count < len(records)
     assert f"what is shown ends with record {feed.head.index}" in feed.damage
     assert feed.view.opened > 0
-    report = kpi_report(feed.view, Window(0.0, 100.0), Seen(100.0, damage=feed.damage))
+    report = kpi_report(feed.view, Period(0.0, 100.0), Seen(100.0, damage=feed.damage))
     assert "this report is not complete" in kpi_page(report)
 
 

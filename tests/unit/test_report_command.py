@@ -1,4 +1,4 @@
-"""``slimfleet report``: windows as people type them, and a page and tables of a real journal."""
+"""``slimfleet report``: periods as people type them, and a page and tables of a real journal."""
 
 import contextlib
 import sqlite3
@@ -14,7 +14,7 @@ from journal.store import Journal
 from slimfleet.cli import main
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
-from slimfleet.time_window import read_since, read_until
+from slimfleet.period import read_since, read_until
 from tests.unit.test_fleet_view import accepted, born, closed, opened
 from tests.unit.test_report_page import read
 
@@ -85,7 +85,7 @@ def test_page_and_tables_are_written_and_the_journal_is_left_as_it_is(folder, tm
     assert snapshot(folder) == before
 
 
-def test_a_longer_window_has_more(folder, tmp_path):
+def test_a_longer_period_has_more(folder, tmp_path):
     out = tmp_path / "report.html"
     given = ["report", "--journal", str(folder / "journal"), "--out", str(out)]
     assert main([*given, "--since", "4w"]) == ExitCode.DONE
@@ -94,7 +94,7 @@ def test_a_longer_window_has_more(folder, tmp_path):
     assert "1 of 1 device rounds" in read(out.read_text()).text
 
 
-def test_a_window_in_which_nothing_happened_is_said_and_no_failure(folder, tmp_path, capsys):
+def test_a_period_in_which_nothing_happened_is_said_and_no_failure(folder, tmp_path, capsys):
     out = tmp_path / "report.html"
     given = ["report", "--journal", str(folder), "--out", str(out), "--since", "1h"]
     assert main(given) == ExitCode.DONE

@@ -11,7 +11,7 @@ FORMS = "write 12h, 7d, 2w, 2026-11-24 or 2026-11-24T06:00"
 
 
 def read_since(text: str, now: float, zone: tzinfo | None = None) -> float:
-    """Return where a window begins; a date begins with its first moment.
+    """Return where a period begins; a date begins with its first moment.
 
     Args:
         text: as typed.
@@ -25,7 +25,7 @@ def read_since(text: str, now: float, zone: tzinfo | None = None) -> float:
 
 
 def read_until(text: str, now: float, zone: tzinfo | None = None) -> float:
-    """Return where a window ends: a date lasts to its midnight; see `read_since`.
+    """Return where a period ends: a date lasts to its midnight; see `read_since`.
 
     Raises:
         ConfigError: it is neither a span nor a date.
