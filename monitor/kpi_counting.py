@@ -119,14 +119,20 @@ def _sums(rounds: Sequence[RoundView]) -> dict[str, _Sum]:
                 total.missed[_why(turn.outcome, turn.detail)] += 1
         for task in one.tasks.values():
             total = found.setdefault(task.device, _Sum())
-            total.train_s += task.train_s
-            total.download_s += task.download_s
+            longest = task.round_s or (one.closed_at or one.opened_at) - one.opened_at
+            total.train_s += _believed(task.train_s, longest)
+            total.download_s += _believed(task.download_s, longest)
             total.sent += task.sent
             total.received += task.received
             total.samples = max(total.samples, task.samples)
         for name, score in one.contributions.items():
             found.setdefault(name, _Sum()).contributions.append(score)
     return found
+
+
+def _believed(claimed_s: float, longest_s: float) -> float:
+    """Return a device's claim of how long it worked, as far as the server's clock allows it."""
+    return min(max(0.0, claimed_s), max(0.0, longest_s))
 
 
 def _why(outcome: str, detail: str) -> str:

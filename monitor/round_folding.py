@@ -9,6 +9,9 @@ from monitor.device_view import Turn, clipped
 from monitor.fleet_view import FleetView
 from monitor.round_view import AGGREGATED, NOT_DRAWN, REACHED, UPLOADED, RoundView, TaskView
 
+REPEATS = 4
+"""A device that fetched more than so often what it needed is not believed."""
+
 
 def _round_opened(view: FleetView, at: float, event: e.RoundOpened) -> None:
     view.held = ""
@@ -73,7 +76,9 @@ def _progressed(view: FleetView, at: float, event: e.TaskProgressed) -> None:
 
 
 def _fetched(view: FleetView, task: TaskView, size: int) -> None:
-    moved = max(0, size or view.sizes.get(task.width, 0)) - task.received
+    known = view.sizes.get(task.width, 0)
+    claimed = min(size, REPEATS * known) if known else size  # the device's own word
+    moved = max(0, claimed or known) - task.received
     task.received += moved
     view.received += moved
 

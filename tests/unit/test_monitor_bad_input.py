@@ -5,11 +5,12 @@ import json
 import shutil
 import sqlite3
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.messages import Profile, Stage, Telemetry
+from broker.messages import Participation, Profile, Stage, Telemetry
 from coordinator.presence import Leases
 from coordinator.settings import Presence
 from journal import events as e
@@ -97,6 +98,27 @@ def test_a_long_text_is_cut_and_a_short_one_is_not():
     assert clipped("short") == "short"
     assert len(clipped("x" * (LONGEST_TEXT + 1))) == LONGEST_TEXT
     assert clipped("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
+
+
+def test_a_device_that_boasts_of_its_work_is_believed_as_far_as_the_servers_clock_allows():
+    boast = msgspec.structs.replace(accepted(1, "a", round_s=4.0), train_s=1e300, download_s=-5.0)
+    view = folded(
+        born("a"),
+        e.WidthChosen(
+            device="a",
+            width=1.0,
+            participation=Participation.TAKES_PART,
+            reason="",
+            forecasts=(e.RoundForecast(width=1.0, predicted_s=1.0, step_s=0.1, size=1000),),
+        ),
+        opened(1, "a"),
+        e.TaskProgressed(round=1, device="a", stage=Stage.STARTED, downloaded_bytes=10**18),
+        boast,
+        closed(1, "a"),
+    )
+    (row,) = kpi_report(view, Period(0.0, 100.0), SEEN).devices
+    assert (row.train_s, row.download_s, row.received) == (4.0, 0.0, 4000)
+    assert view.received == 4000
 
 
 # --- clocks
