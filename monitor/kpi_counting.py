@@ -86,7 +86,7 @@ def kpi_report(view: FleetView, period: Period, seen: Seen) -> KpiReport:
         ahead=(
             "The journal has events that are dated later than this report: the server's clock was"
             " ahead, or is behind now. What happened then is not in it."
-            if view.at > seen.now + CLOCK_SLACK_S
+            if view.at > max(seen.now, period.until) + CLOCK_SLACK_S
             else ""
         ),
     )
