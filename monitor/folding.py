@@ -137,7 +137,7 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         return
     if event.action is OperatorAction.NOTE:
         notes = view.device(event.device).notes if event.device else view.notes
-        notes.append(Moment(at, "note", f"{event.author}: {event.reason}"))
+        notes.append(Moment(at, "note", clipped(f"{event.author}: {event.reason}")))
     elif event.action in FLEET_ACTIONS:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
         view.paused = f"paused {_by(event)}" if paused else ""

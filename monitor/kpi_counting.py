@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from journal.events import CurvePoint
+from broker.messages import OperatorAction
+from journal.events import CurvePoint, OperatorActed
 from monitor.device_view import DeviceView, Moment
 from monitor.fleet_data import LOW_PARTICIPATION, Seen, alarms, release_name, site_of
 from monitor.fleet_view import INCIDENTS, FleetView
@@ -247,10 +248,17 @@ def _incident(moment: Moment, device: str) -> Incident:
 
 def _actions(view: FleetView, period: Period) -> tuple[ActionKpi, ...]:
     return tuple(
-        ActionKpi(at, one.operator, str(one.action), one.device, one.reason, one.done, one.detail)
+        ActionKpi(at, one.author, _asked(one), one.device, one.reason, one.done, one.detail)
         for at, one in view.actions
         if period.holds(at)
     )
+
+
+def _asked(event: OperatorActed) -> str:
+    """Return what an operator asked for, with the width where it is about one."""
+    if event.action is not OperatorAction.CAP_WIDTH:
+        return str(event.action)
+    return f"{event.action} {event.width:g}" if event.width else f"{event.action} off"
 
 
 def _notes(view: FleetView, period: Period) -> tuple[Incident, ...]:

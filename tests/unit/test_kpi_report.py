@@ -22,7 +22,15 @@ from monitor.kpi_report import Period, by_need
 from monitor.kpi_tables import tables, write_tables
 from monitor.server_time import iso_moment, show_moment, zone_name
 from tests.fakes.reports import HOSTILE
-from tests.unit.test_fleet_view import accepted, acted, born, closed, dropped, opened
+from tests.unit.test_fleet_view import (
+    accepted,
+    acted,
+    born,
+    closed,
+    commanded,
+    dropped,
+    opened,
+)
 from tests.unit.test_report_page import FETCHES, read
 
 NOON = 1_764_590_400.0  # 2025-12-01 12:00 UTC
@@ -172,6 +180,26 @@ def test_incidents_and_actions_of_the_period_are_listed():
         ("anna", "pause-rounds", True)
     ]
     assert reported(35).incidents == ()
+
+
+def test_notes_caps_and_for_whom_a_tool_asked_stand_in_the_report():
+    events = [
+        (0.0, born("a")),
+        (1.0, commanded(OperatorAction.NOTE, reason="new belt")),
+        (2.0, commanded(OperatorAction.NOTE, device="", reason="night shift")),
+        (3.0, commanded(OperatorAction.CAP_WIDTH, width=0.5)),
+        (4.0, commanded(OperatorAction.CAP_WIDTH)),
+    ]
+    report = reported(0, events=events)
+    assert [(one.device, one.text) for one in report.notes] == [
+        ("a", "anna via monitor: new belt"),
+        ("", "anna via monitor: night shift"),
+    ]
+    assert [one.action for one in report.actions[2:]] == ["cap-width 0.5", "cap-width off"]
+    text = read(kpi_page(report, UTC)).text
+    assert "new belt" in text
+    assert "cap-width off" in text
+    assert "anna via monitor" in text
 
 
 def test_sites_are_summed_and_left_out_where_no_device_has_one():
