@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "contributions": (False, "10 min", "every method of contributions against exact Shapley"),
     "value_functions": (False, "15 min", "what a sample's outputs are worth to a contribution"),
     "free_riders": (False, "30 min", "what free-riding earns, and how riders are told apart"),
+    "monitor": (False, "1 min", "2,000 devices watched: folding, the page's data, memory"),
     "adoption": (False, "8 min", "accuracy over width of a dense network made slimmable"),
 }
 EPILOG = """examples:

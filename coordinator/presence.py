@@ -35,6 +35,20 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Outdated:
+    """An older session of a device that still speaks.
+
+    Attributes:
+        since: server time at which it was first heard beside the newer one.
+        told: whether the operator knows.
+    """
+
+    session: int
+    since: float
+    told: bool = False
+
+
+@dataclass(frozen=True)
 class Transition:
     """A lease changed its state."""
 
@@ -61,6 +75,7 @@ class Leases:
             )
             for device, lease in known.items()
         }
+        self._outdated: dict[str, Outdated] = {}
 
     def session(self, device: str) -> int:
         """Return the newest session of a device, 0 if it was never seen."""
@@ -77,6 +92,27 @@ class Leases:
             return False
         self._leases[device] = Lease(session, now, state=lease.state)
         return True
+
+    def outdated(self, device: str, session: int, now: float) -> str:
+        """Note a live message of an older session; return what to tell the operator, or "".
+
+        What was on its way when an agent started anew comes at once. Who still speaks after a whole
+        lease is a second agent with the same id, or one whose folder was put back. It is told once.
+        """
+        newest = self.session(device)
+        if session >= newest:
+            return ""
+        known = self._outdated.get(device)
+        if known is None or known.session != session:
+            known = self._outdated[device] = Outdated(session, now)
+        lease_s = self._settings.offline_after * self._settings.heartbeat_s
+        if known.told or now - known.since < lease_s:
+            return ""
+        self._outdated[device] = replace(known, told=True)
+        return (
+            f"session {session} goes on beside session {newest}: two agents use this id, or the"
+            " agent's folder was lost or put back; its messages are not used"
+        )
 
     def remembered(self, device: str, session: int) -> None:
         """Note a retained message: the device exists, but nothing says that it is there now."""

@@ -259,6 +259,8 @@ class Coordinator:
             self._apply(i.MessageForged(sender, message.topic.rpartition("/")[2], str(error)))
             return
         if not self._latest.admit(message.topic, decoded):
+            if isinstance(topic, UpTopic) and not message.retained:
+                self._outdated(topic, decoded.session)
             return
         match topic:
             case UpTopic(device, channel):
@@ -279,12 +281,20 @@ class Coordinator:
             self._leases.remembered(device, said.session)
         elif not self._leases.heard(device, said.session, now):
             log.info("stale %s of %s (session %d)", channel, device, said.session)
+            self._outdated(UpTopic(device, channel), said.session)
             return
         if isinstance(said, m.Birth):
             self._apply(i.BirthReceived(device, said))
         for change in self._leases.transitions(now, device):
             self._apply(i.LeaseChanged(change.device, change.state, change.cause))
         self._dispatch(device, said, now)
+
+    def _outdated(self, topic: UpTopic, session: int) -> None:
+        """Tell the operator, once, of an older session that does not fall silent."""
+        reason = self._leases.outdated(topic.device, session, self._desk.clock())
+        if reason:
+            log.warning("%s: %s", topic.device, reason)
+            self._apply(i.MessageForged(topic.device, topic.channel, reason))
 
     def _dispatch(self, device: str, said: m.Message, now: float) -> None:
         match said:

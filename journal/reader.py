@@ -26,13 +26,16 @@ from journal.errors import (
 )
 
 DATABASE = "journal.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST_SCHEMA = 1
+"""Journals since this version are read as they are; their writer brings them up to date."""
 
 _BATCH = 500
 _TRIES = 20
 _PAUSE_S = 0.01
 _BUSY_S = 5.0
 _LIMIT_OF_INDEX = 1 << 62
+_SMALLEST = 4096  # bytes of a page: SQLite takes less than one for an empty database
 # Troubles of the moment or of the machine; all others mean that the content is damaged.
 _NOT_DAMAGE = frozenset(
     {
@@ -47,11 +50,12 @@ _NOT_DAMAGE = frozenset(
     }
 )
 _T = TypeVar("_T")
+_TELEMETRY = msgspec.json.Decoder(Telemetry)
 
 TELEMETRY_BATCH = 2000
-TelemetryMark = tuple[float, int]
-"""When the last telemetry that was read came, and its place among those of that moment."""
-TELEMETRY_START: TelemetryMark = (-math.inf, -1)
+TelemetryMark = int
+"""The number of the last telemetry message that was read: they are numbered as they come."""
+TELEMETRY_START: TelemetryMark = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +70,40 @@ class Heard:
 class JournalReader:
     """What happened, for everybody but the writer. Open to any number of processes."""
 
-    def __init__(self, folder: Path, *, recover: bool = False) -> None:
+    def __init__(self, folder: Path, *, recover: bool = False, salvage: bool = False) -> None:
         """Remember the folder; it is looked at anew by each call.
 
         Args:
             folder: of the journal.
             recover: whether the index beside the write-ahead log may be made anew where it is
                 missing. Only for the process that holds the lock.
+            salvage: whether to read what is left of a file that was cut off, which SQLite refuses
+                as a whole. For whoever has said already that it is damaged, never to go on from.
         """
+        self._salvage = salvage
         self._path = folder / DATABASE
         self._recover = recover
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """Yield the records from an index on, up to the newest when the end is reached.
 
+        Of a damaged journal the records before the damage are yielded, then the error is raised.
+
         Raises:
             JournalError: missing, of another version, or damaged; the error's class says which.
         """
+        size = _BATCH
         while True:
-            first = start
-            batch = self._ask(lambda connection: select_records(connection, first))  # noqa: B023
+            first, limit = start, size
+            try:
+                batch = self._ask(lambda connection: select_records(connection, first, limit))  # noqa: B023
+            except JournalDamagedError:
+                if size == 1:
+                    raise
+                size = 1  # of the batch with the damage some may still be there
+                continue
             yield from batch
-            if len(batch) < _BATCH:
+            if len(batch) < size:
                 return
             start = batch[-1].index + 1
 
@@ -107,11 +123,14 @@ class JournalReader:
         """
         return self._ask(lambda connection: select_telemetry(connection, device, since))
 
-    def telemetry_since(self, mark: TelemetryMark) -> tuple[list[Heard], TelemetryMark]:
+    def telemetry_since(
+        self, mark: TelemetryMark, oldest: float = -math.inf
+    ) -> tuple[list[Heard], TelemetryMark]:
         """Return the next telemetry of all devices, in the order in which it came.
 
         Args:
             mark: from an earlier call; `TELEMETRY_START` = from the oldest that is kept.
+            oldest: what came before this server time is left out.
 
         Returns:
             At most `TELEMETRY_BATCH` messages, and the mark to ask for the next ones with.
@@ -119,7 +138,7 @@ class JournalReader:
         Raises:
             JournalError: missing, of another version, or damaged.
         """
-        return self._ask(lambda connection: select_telemetry_since(connection, mark))
+        return self._ask(lambda connection: select_telemetry_since(connection, mark, oldest))
 
     def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         """Answer from one moment of the journal.
@@ -138,7 +157,10 @@ class JournalReader:
             failure: sqlite3.DatabaseError | JournalError
             try:
                 with closing(connect(self._path, options)) as connection:
-                    check_version(connection, self._path)
+                    if self._salvage:  # then SQLite believes the file's size, not its header
+                        connection.execute("PRAGMA writable_schema = ON")
+                    else:
+                        check_version(connection, self._path)
                     answer = query(connection)
             except (sqlite3.DatabaseError, JournalError) as error:
                 failure = error
@@ -190,6 +212,20 @@ def connect(path: Path, options: str) -> sqlite3.Connection:
     )
 
 
+def schema_version(connection: sqlite3.Connection) -> object:
+    """Return the version that a database says it has, None where it is no journal.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    try:
+        return _meta(connection, "schema_version")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        return None  # no such table
+
+
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
     """Make sure that this software knows the schema.
 
@@ -197,14 +233,13 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
         JournalVersionError: it does not, or this is no journal at all.
         sqlite3.DatabaseError: the file is damaged.
     """
-    try:
-        version = _meta(connection, "schema_version")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-            raise
-        version = None  # no such table
-    if version == SCHEMA_VERSION:
+    version = schema_version(connection)
+    if version in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1):
         return
+    if version is None and path.stat().st_size < _SMALLEST:
+        raise JournalDamagedError(
+            f"{path} is cut off to {path.stat().st_size} bytes; restore it from a copy"
+        )
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise JournalVersionError(
             f"{path} has schema {version}, this software knows up to {SCHEMA_VERSION};"
@@ -215,7 +250,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
     )
 
 
-def select_records(connection: sqlite3.Connection, start: int) -> list[Record]:
+def select_records(connection: sqlite3.Connection, start: int, limit: int = _BATCH) -> list[Record]:
     """Return the next batch of records; a short one is the last.
 
     Raises:
@@ -224,7 +259,7 @@ def select_records(connection: sqlite3.Connection, start: int) -> list[Record]:
     """
     rows = connection.execute(
         "SELECT idx, at, payload, previous, hash FROM events WHERE idx >= ? ORDER BY idx LIMIT ?",
-        (min(start, _LIMIT_OF_INDEX), _BATCH),
+        (min(start, _LIMIT_OF_INDEX), limit),
     )
     return [_record(*row) for row in rows]
 
@@ -269,13 +304,13 @@ def select_telemetry(
         (device, since),
     )
     try:
-        return [(at, msgspec.json.decode(payload, type=Telemetry)) for at, payload in rows]
+        return [(at, _TELEMETRY.decode(payload)) for at, payload in rows]
     except (msgspec.DecodeError, TypeError) as error:
         raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
 
 
 def select_telemetry_since(
-    connection: sqlite3.Connection, mark: TelemetryMark
+    connection: sqlite3.Connection, mark: TelemetryMark, oldest: float
 ) -> tuple[list[Heard], TelemetryMark]:
     """Return the telemetry of all devices after a mark, and the mark behind it.
 
@@ -283,19 +318,20 @@ def select_telemetry_since(
         JournalDamagedError: a row cannot be read.
         sqlite3.DatabaseError: the file is damaged.
     """
+    # A number is the rowid, which a journal of schema 1 has too. The plus keeps SQLite from
+    # sorting by the index over times.
     rows = connection.execute(
         "SELECT device, received_at, payload, rowid FROM telemetry"
-        " WHERE received_at > ?1 OR (received_at = ?1 AND rowid > ?2)"
-        " ORDER BY received_at, rowid LIMIT ?3",
-        (max(mark[0], -1e18), mark[1], TELEMETRY_BATCH),
+        " WHERE rowid > ? AND +received_at >= ? ORDER BY rowid LIMIT ?",
+        (mark, max(oldest, -1e18), TELEMETRY_BATCH),
     ).fetchall()
     heard = []
     for device, at, payload, _ in rows:
         try:
-            heard.append(Heard(device, at, msgspec.json.decode(payload, type=Telemetry)))
+            heard.append(Heard(device, at, _TELEMETRY.decode(payload)))
         except (msgspec.DecodeError, TypeError) as error:
             raise JournalDamagedError(f"telemetry of {device} cannot be read: {error}") from error
-    return heard, (rows[-1][1], rows[-1][3]) if rows else mark
+    return heard, rows[-1][3] if rows else mark
 
 
 def explain(error: sqlite3.Error, path: Path) -> JournalError:

@@ -6,6 +6,7 @@ kill interrupts leaves nothing behind. What is there already is never changed, n
 """
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from journal.errors import (
     JournalLockedError,
 )
 from journal.events import AnyEvent
+from journal.migration import NUMBERED_TELEMETRY, TELEMETRY_INDICES, migrate
 from journal.reader import (
     DATABASE,
     SCHEMA_VERSION,
@@ -38,6 +40,7 @@ from journal.reader import (
 )
 
 LOCK = "journal.lock"
+log = logging.getLogger(__name__)
 
 register("journal-created", "an empty journal stands under a temporary name")
 register("journal-named", "the empty journal has its name, the folder is not flushed")
@@ -54,9 +57,6 @@ CREATE TABLE events (
     previous BLOB NOT NULL,
     hash BLOB NOT NULL
 );
-CREATE TABLE telemetry (device TEXT NOT NULL, received_at REAL NOT NULL, payload BLOB NOT NULL);
-CREATE INDEX telemetry_of_device ON telemetry (device, received_at);
-CREATE INDEX telemetry_by_age ON telemetry (received_at);
 CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
     BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
@@ -89,7 +89,8 @@ class Journal:
     def open(cls, folder: Path) -> Self:
         """Open the journal of a folder, check its whole chain, and keep others from writing.
 
-        A missing journal is made. A damaged one is left exactly as it is.
+        A missing journal is made. A damaged one is left exactly as it is. One of an older version
+        is copied and brought up to date, see `journal.migration`.
 
         Raises:
             JournalLockedError: somebody else writes it; the message says who.
@@ -117,6 +118,11 @@ class Journal:
             if not path.exists():
                 _create(path)
             head = _verify_all(folder)
+            copy = migrate(path, head)
+            if copy is not None:
+                log.warning(
+                    "%s is of the newest version now; as it was, it stands in %s", path, copy
+                )
             return cls(path, lock, _connect(path), head)
         except BaseException:
             lock.release()
@@ -333,7 +339,8 @@ def _create(path: Path) -> None:
     try:
         with contextlib.closing(connect(fresh, "mode=rwc")) as connection:
             _set_up(connection)
-            connection.executescript(f"BEGIN; {_SCHEMA}")
+            telemetry = ";".join((NUMBERED_TELEMETRY, *TELEMETRY_INDICES))
+            connection.executescript(f"BEGIN; {_SCHEMA} {telemetry}")
             connection.executemany(
                 "INSERT INTO meta (key, value) VALUES (?, ?)",
                 [

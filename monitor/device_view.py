@@ -14,6 +14,9 @@ RATIO_ROUNDS = 10
 TIMELINE = 200
 HISTORY = 500
 ERRORS = 20
+MACHINES = 4
+LONGEST_TEXT = 500
+"""Characters that are kept of what a device or an operator wrote: many of them are kept."""
 
 
 class Link(StrEnum):
@@ -35,6 +38,13 @@ class Moment:
     at: float
     kind: str
     text: str
+
+
+def clipped(text: str) -> str:
+    """Return a text of others, no longer than what is kept."""
+    return (
+        text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ class DeviceView:
         rewards: (server time, reward), the last is the one that holds.
         deployed, report: what it shall run, and what it said it runs.
         drift: digest of a model -> how its confidence moved.
+        machines: that its profiles were of, each change of it; cloned_at: when an earlier one came
+            back, which is what two agents with one id look like.
         errors: its last troubles.
     """
 
@@ -121,6 +133,8 @@ class DeviceView:
     report: Report | None = None
     reported_at: float | None = None
     drift: dict[str, ConfidenceDrift] = field(default_factory=dict)
+    machines: deque[tuple[str, ...]] = field(default_factory=lambda: deque(maxlen=MACHINES))
+    cloned_at: float | None = None
     notes: deque[Moment] = field(default_factory=lambda: deque(maxlen=HISTORY))
     errors: deque[Moment] = field(default_factory=lambda: deque(maxlen=ERRORS))
     timeline: deque[Moment] = field(default_factory=lambda: deque(maxlen=TIMELINE))
@@ -194,7 +208,7 @@ class DeviceView:
 
     def note(self, at: float, kind: str, text: str, *, trouble: bool = False) -> None:
         """Add a line to the timeline, and to the errors where it is trouble."""
-        moment = Moment(at, kind, text)
+        moment = Moment(at, kind, clipped(text))
         self.timeline.append(moment)
         if trouble:
             self.errors.append(moment)

@@ -4,6 +4,8 @@ The journal may belong to a running server, to one that is away, or be a copy. W
 shown; a loss, a broken chain or an event of a newer version is said and never hidden.
 """
 
+import contextlib
+import math
 from pathlib import Path
 
 from journal.chain import EMPTY, Head, verify
@@ -22,19 +24,29 @@ class JournalFeed:
         unknown: events that this version of the software does not know.
     """
 
-    def __init__(self, folder: Path, *, telemetry_from: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        telemetry_from: float | None = None,
+        until: float = math.inf,
+        view: FleetView | None = None,
+    ) -> None:
         """Remember the folder; nothing is read yet.
 
         Args:
             folder: of the journal.
             telemetry_from: server time of the oldest telemetry that is wanted; None = all kept.
+            until: what happened at this server time or later is checked, and not taken in.
+            view: that is filled; None = a new one.
         """
+        self._folder = folder
         self._reader = JournalReader(folder)
         self._head: Head = EMPTY
         self._mark: TelemetryMark = TELEMETRY_START
-        if telemetry_from is not None:
-            self._mark = (telemetry_from, -1)
-        self.view = FleetView()
+        self._telemetry_from = -math.inf if telemetry_from is None else telemetry_from
+        self._until = until
+        self.view = FleetView() if view is None else view
         self.damage = ""
         self.unknown = 0
 
@@ -73,14 +85,25 @@ class JournalFeed:
                     f" {self._head.index}: it was replaced or cut off"
                 )
         except (ChainError, JournalDamagedError) as error:
+            self._reader = JournalReader(self._folder, salvage=True)
+            found += self._rest()
             self._damaged(error)
         return found
+
+    def _rest(self) -> int:
+        """Take in what is left before the damage, where the file as a whole was refused."""
+        before = self._head.count
+        with contextlib.suppress(JournalError):
+            self._records()
+        return self._head.count - before
 
     def _records(self) -> int:
         found = 0
         for record in self._reader.records(self._head.count):
             self._head = verify([record], after=self._head)
             found += 1
+            if record.at >= self._until:
+                continue
             try:
                 event = record.event
             except EventError as error:
@@ -102,11 +125,11 @@ class JournalFeed:
         found, full = 0, True
         while full:
             try:
-                heard, self._mark = self._reader.telemetry_since(self._mark)
+                heard, self._mark = self._reader.telemetry_since(self._mark, self._telemetry_from)
             except JournalDamagedError as error:
                 self.damage = self.damage or str(error)
                 return found
-            for one in heard:
+            for one in (said for said in heard if said.at < self._until):
                 self.view.hear(one.device, one.at, one.said)
             found += len(heard)
             full = len(heard) == TELEMETRY_BATCH

@@ -18,6 +18,10 @@ Data = dict[str, Any]
 STRAGGLER = 1.5
 """From this index on a device counts as a straggler."""
 LOW_PARTICIPATION = 0.8
+CLOCK_OFF_S = 60.0
+"""From so many seconds on a device's clock is wrong; its certificates and logs suffer."""
+CLONE_S = 86_400.0
+"""For so long after its last sign a second agent with the same id is warned of."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,11 @@ def alarms(device: DeviceView, seen: Seen) -> list[str]:
         found.append("straggler")
     if drift_level(device.drift_index) in ("warn", "alarm"):
         found.append("drift")
+    offset = device.profile.clock_offset_s if device.profile else None
+    if offset is not None and abs(offset) >= CLOCK_OFF_S:
+        found.append("clock is wrong")
+    if device.cloned_at is not None and seen.now - device.cloned_at < CLONE_S:
+        found.append("two agents with one id?")
     if device.deployed and device.deployed.digest and not device.confirmed:
         found.append("model not confirmed")
     return found

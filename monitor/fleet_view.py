@@ -16,11 +16,12 @@ what participation is about: such rounds count as missed. Rounds for which other
 count. *Participation* is the share of a device's eligible rounds whose aggregate holds its update.
 """
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import Release, Telemetry
-from monitor.device_view import DeviceView, Moment
+from monitor.device_view import DeviceView, Moment, clipped
 from monitor.drift import ConfidenceDrift
 from monitor.round_view import RoundView
 from monitor.version_history import VersionHistory
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 KEPT_ROUNDS = 200
 """Rounds that are kept task by task; of older ones only what devices and totals say of them."""
+KEPT_TASKS = 100_000
+"""Of a large fleet fewer rounds are kept: so many tasks in all, but at least `LEAST_ROUNDS`."""
+LEAST_ROUNDS = 20
 INCIDENTS = 500
 
 
@@ -42,6 +46,7 @@ class FleetView:
         phase: what the server does, in a word; phase_since: from when on.
         epoch: how often the server started.
         devices: name -> what is known of it.
+        keep_from: rounds that were opened then or later are all kept.
         rounds: number -> round, the last `KEPT_ROUNDS`.
         opened, counted: rounds so far, and those of them that were aggregated.
         scores: (round, server time, score over width) of every measured round.
@@ -56,14 +61,19 @@ class FleetView:
         sent, received: bytes that all devices moved, both only ever grow.
         drops: reason -> how often an eligible device missed an aggregate for it.
         presence_changes: (state, cause) -> how often.
-        events: how many were folded; at: server time of the last.
+        events: how many were folded; at: the latest server time of them; last_at: of the last.
         sizes: training width -> bytes that a device fetches for it.
         versions: what the devices run, over time.
         touched: names of devices that may look different since somebody last emptied it.
     """
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
+    def __init__(self, *, keep_from: float = math.inf) -> None:
+        """Know nothing yet.
+
+        Args:
+            keep_from: rounds that were opened at this server time or later are all kept.
+        """
+        self.keep_from = keep_from
         self.fleet = self.model = self.software = ""
         self.settings: dict[str, Any] = {}
         self.phase, self.phase_since = "empty", 0.0
@@ -83,7 +93,7 @@ class FleetView:
         self.drops: dict[str, int] = {}
         self.presence_changes: dict[tuple[str, str], int] = {}
         self.events = 0
-        self.at = 0.0
+        self.at = self.last_at = 0.0
         self.sizes: dict[float, int] = {}
         self.versions = VersionHistory()
         self.touched: set[str] = set()
@@ -127,10 +137,22 @@ class FleetView:
             found = self.devices[name] = DeviceView(name, dict(labels))
         return found
 
+    def forget_rounds(self) -> None:
+        """Let go of the oldest rounds that need not be kept."""
+        tasks = sum(len(one.tasks) for one in self.rounds.values())
+        while len(self.rounds) > KEPT_ROUNDS or (
+            tasks > KEPT_TASKS and len(self.rounds) > LEAST_ROUNDS
+        ):
+            oldest = self.rounds[min(self.rounds)]
+            if oldest.opened_at >= self.keep_from:
+                return
+            tasks -= len(oldest.tasks)
+            del self.rounds[oldest.number]
+
     def enter(self, at: float, phase: str) -> None:
         """Note what the server does from now on."""
         self.phase, self.phase_since = phase, at
 
     def incident(self, at: float, kind: str, text: str) -> None:
         """Note what went wrong with no device to blame."""
-        self.incidents.append(Moment(at, kind, text))
+        self.incidents.append(Moment(at, kind, clipped(text)))

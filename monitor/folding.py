@@ -5,12 +5,13 @@ Nothing here decides. A view that is folded from the whole journal is the same w
 
 from collections.abc import Callable
 
-from broker.messages import FLEET_ACTIONS, InstallState, OperatorAction
+from broker.messages import FLEET_ACTIONS, InstallState, OperatorAction, Profile
 from journal import events as e
-from monitor.device_view import DeviceView, Moment, WidthChange
+from monitor.device_view import DeviceView, Moment, WidthChange, clipped
 from monitor.fleet_view import FleetView
 from monitor.round_folding import ROUND_HANDLERS
 
+CLOCK_SLACK_S = 60.0
 CAUSES = 64
 """So many different causes of a change of presence are counted apart."""
 
@@ -24,7 +25,10 @@ def fold(view: FleetView, at: float, event: e.AnyEvent) -> None:
         event: what happened.
     """
     view.events += 1
-    view.at = max(view.at, at)
+    if at < view.last_at - CLOCK_SLACK_S:
+        back = view.last_at - at
+        view.incident(at, "clock", f"the server's clock went back by {back:.0f} s")
+    view.at, view.last_at = max(view.at, at), at
     handler = _HANDLERS.get(type(event))
     if handler is not None:
         handler(view, at, event)
@@ -71,8 +75,8 @@ def _message_refused(view: FleetView, at: float, event: e.MessageRefused) -> Non
 def _born(view: FleetView, at: float, event: e.DeviceBorn) -> None:
     device = view.device(event.device)
     device.born_at = at if device.born_at is None else device.born_at
-    device.session, device.agent = event.session, event.agent
-    device.can_train, device.emulated = event.can_train, event.emulated
+    device.session, device.agent = event.session, clipped(event.agent)
+    device.can_train, device.emulated = event.can_train, clipped(event.emulated)
     _runs(view, at, device)
     device.note(at, "birth", f"session {event.session}, agent {event.agent or 'unknown'}")
 
@@ -89,9 +93,24 @@ def _presence(view: FleetView, at: float, event: e.PresenceChanged) -> None:
 
 def _profiled(view: FleetView, at: float, event: e.DeviceProfiled) -> None:
     device = view.device(event.device)
+    _compare_machines(view, device, at, event.profile)
     device.profile, device.profiled_at = event.profile, at
     device.can_train = event.profile.can_train
     device.note(at, "profile", "a new profile")
+
+
+def _compare_machines(view: FleetView, device: DeviceView, at: float, profile: Profile) -> None:
+    """Notice that an earlier machine is back: devices move to new ones, but not to and fro."""
+    facts = (profile.machine, profile.system, str(profile.cores), str(profile.memory_total))
+    machine = tuple(clipped(one) for one in (*facts, profile.emulated))
+    if device.machines and device.machines[-1] == machine:
+        return
+    if machine in device.machines:
+        device.cloned_at = at
+        text = f"{device.name}: profiles of two machines come in turn; two agents may use this id"
+        device.note(at, "clone", text, trouble=True)
+        view.incident(at, "clone", text)
+    device.machines.append(machine)
 
 
 def _width_chosen(view: FleetView, at: float, event: e.WidthChosen) -> None:
@@ -119,7 +138,7 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         return
     if event.action is OperatorAction.NOTE:
         notes = view.device(event.device).notes if event.device else view.notes
-        notes.append(Moment(at, "note", f"{event.author}: {event.reason}"))
+        notes.append(Moment(at, "note", clipped(f"{event.author}: {event.reason}")))
     elif event.action in FLEET_ACTIONS:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
         view.paused = f"paused {_by(event)}" if paused else ""

@@ -1,11 +1,15 @@
 """The report as one page that opens from disk: no script, no font, no request to anywhere."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from journal.disk import write_atomically
 from monitor.picture import CURVE, DEVICE, FAINT, INK, PAPER, numbered, svg_picture
 from monitor.run_report import DeviceRow, RunReport
+from monitor.terminal_text import plain
+
+if TYPE_CHECKING:
+    import jinja2
 
 NOTHING = "\N{EN DASH}"
 # Colours of the drawing -> colours of the page, which follow light and dark.
@@ -14,8 +18,8 @@ PAGE_COLOURS = {
     FAINT: "var(--faint)",
     PAPER: "var(--paper)",
     CURVE: "var(--blue)",
+    DEVICE: "var(--orange)",
 }
-DEVICE_COLOUR = DEVICE
 
 
 def write_page(report: RunReport, path: Path) -> None:
@@ -25,16 +29,9 @@ def write_page(report: RunReport, path: Path) -> None:
 
 def page_text(report: RunReport) -> str:
     """Return the page. Every value is escaped: a device's name may hold anything."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("monitor"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters.update(
         score=show_score,
         width=show_width,
@@ -44,15 +41,11 @@ def page_text(report: RunReport) -> str:
         times=show_times,
         contribution=show_contribution,
     )
-    picture = svg_picture(report)
-    for drawn, shown in PAGE_COLOURS.items():
-        picture = picture.replace(drawn, shown)
     values: dict[str, Any] = {
         "report": report,
         "devices": numbered(report.devices),
         # Ours, drawn from numbers; names in it are outlines, and escaped in its comments.
-        "picture": Markup(picture),  # noqa: S704
-        "device_colour": DEVICE_COLOUR,
+        "picture": Markup(in_page_colours(svg_picture(report))),  # noqa: S704
         "best": max(
             (row.unseen_score for row in report.devices if row.unseen_score is not None),
             default=None,
@@ -67,6 +60,28 @@ def page_text(report: RunReport) -> str:
         "uploaded": sum(row.uploaded_bytes for row in report.rounds),
     }
     return environment.get_template("report.html.j2").render(values)
+
+
+def in_page_colours(picture: str) -> str:
+    """Return a drawing whose colours are those of the page."""
+    for drawn, shown in PAGE_COLOURS.items():
+        picture = picture.replace(drawn, shown)
+    return picture
+
+
+def page_environment() -> "jinja2.Environment":
+    """Return the templates of this room; what they show is escaped, and steers no reader's eye."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("monitor"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        # Marks that turn the direction of writing would let a name rewrite the line around it.
+        finalize=lambda value: plain(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def show_score(value: float | None) -> str:
@@ -112,4 +127,6 @@ def show_bytes(value: int) -> str:
         return NOTHING
     if value < 1000:
         return f"{value} B"
-    return f"{value / 1e3:.0f} kB" if value < 1_000_000 else f"{value / 1e6:.1f} MB"
+    if value < 1_000_000:
+        return f"{value / 1e3:.0f} kB"
+    return f"{value / 1e6:.1f} MB" if value < 1_000_000_000 else f"{value / 1e9:.1f} GB"

@@ -5,9 +5,12 @@ from statistics import median
 
 from broker.messages import DropReason, Stage
 from journal import events as e
-from monitor.device_view import Turn
-from monitor.fleet_view import KEPT_ROUNDS, FleetView
+from monitor.device_view import Turn, clipped
+from monitor.fleet_view import FleetView
 from monitor.round_view import AGGREGATED, NOT_DRAWN, REACHED, UPLOADED, RoundView, TaskView
+
+REPEATS = 4
+"""A device that fetched more than so often what it needed is not believed."""
 
 
 def _round_opened(view: FleetView, at: float, event: e.RoundOpened) -> None:
@@ -36,8 +39,7 @@ def _round_opened(view: FleetView, at: float, event: e.RoundOpened) -> None:
         device.eligible += 1
         device.drops["not invited"] += 1
         device.turns.append(Turn(event.round, "not invited", why))
-    while len(view.rounds) > KEPT_ROUNDS:
-        del view.rounds[min(view.rounds)]
+    view.forget_rounds()
     view.enter(at, "training")
 
 
@@ -68,13 +70,15 @@ def _progressed(view: FleetView, at: float, event: e.TaskProgressed) -> None:
     task.download_s = event.download_s or task.download_s
     task.train_s = event.train_s or task.train_s
     if event.stage in (Stage.DECLINED, Stage.FAILED):
-        task.detail = event.detail
+        task.detail = clipped(event.detail)
         text = f"round {event.round} {event.stage}: {event.detail or event.reason or ''}"
         view.device(event.device).note(at, "round", text, trouble=event.stage is Stage.FAILED)
 
 
 def _fetched(view: FleetView, task: TaskView, size: int) -> None:
-    moved = max(0, size or view.sizes.get(task.width, 0)) - task.received
+    known = view.sizes.get(task.width, 0)
+    claimed = min(size, REPEATS * known) if known else size  # the device's own word
+    moved = max(0, claimed or known) - task.received
     task.received += moved
     view.received += moved
 
@@ -103,7 +107,7 @@ def _refused(view: FleetView, at: float, event: e.UpdateRefused) -> None:
 def _dropped(view: FleetView, at: float, event: e.DeviceDropped) -> None:
     task = _task(view, event.round, event.device)
     if task is not None:
-        task.dropped, task.detail = str(event.reason), event.detail
+        task.dropped, task.detail = str(event.reason), clipped(event.detail)
     text = f"out of round {event.round}: {event.reason}"
     view.device(event.device).note(at, "round", f"{text}; {event.detail}" if event.detail else text)
 

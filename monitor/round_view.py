@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from broker.messages import Stage
+from broker.messages import DropReason, Stage
 from journal import events as e
+from monitor.device_view import Turn
 
 # In the order in which a device passes them.
 ELIGIBLE, INVITED, ACCEPTED, STARTED, UPLOADED, AGGREGATED = STEPS = (
@@ -106,6 +107,26 @@ class RoundView:
             _kind(why) for device, why in self.not_invited.items() if device in self.eligible
         )
         return dict(reasons.most_common())
+
+    @property
+    def turns(self) -> dict[str, Turn]:
+        """How the round went for each device that it counts for; empty while it is open.
+
+        The sums over all rounds are what `DeviceView.eligible` and `taken` say.
+        """
+        if self.assessment or self.closed_at is None:
+            return {}
+        found = {
+            name: Turn(self.number, "not invited", why)
+            for name, why in self.not_invited.items()
+            if name in self.eligible and why != NOT_DRAWN
+        }
+        for task in self.tasks.values():
+            if task.step == AGGREGATED or task.late:
+                found[task.device] = Turn(self.number, AGGREGATED)
+            elif task.dropped != DropReason.SURPLUS:
+                found[task.device] = Turn(self.number, task.dropped, task.detail or self.closing)
+        return found
 
     @property
     def durations(self) -> list[float]:

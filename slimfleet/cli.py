@@ -29,6 +29,7 @@ COMMANDS = {
         "slimfleet.commands.monitor",
         "serve the page of the fleet, and say who may use it",
     ),
+    "report": ("slimfleet.commands.report", "what a fleet did in a week, as a page and tables"),
     "inspect": (
         "slimfleet.commands.inspect",
         "what of a network scales, and what each width costs",

@@ -131,7 +131,7 @@ def result_of(
         note=allocation.note,
         devices=tuple(
             _kept(state, device)
-            if settings.keeps_own
+            if settings.keeps_own or device.name not in rewards  # it never trained
             else _rewarded(state, device, rewards[device.name], on_test)
             for device in dealt.devices
         ),
@@ -201,7 +201,7 @@ def _kept(state: Campaign, device: SimulatedDevice) -> DeviceResult:
         rounds=state.devices[device.name].rounds_taken,
         local=state.local_score(device.name),
         network=device.own_model.model if device.own_model else "",
-        reason=state.withheld,
+        reason=state.withheld or state.devices[device.name].reason,
         tier=device.tier.name if device.tier else "",
     )
 

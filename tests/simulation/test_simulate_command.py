@@ -119,6 +119,30 @@ def test_the_example_is_one():
     assert load_model(model.model, model.options).input_shape == (1, 28, 28)
 
 
+def test_a_device_that_can_never_train_stands_in_the_tables_with_the_reason(folder):
+    slow = """[data]
+path = "data.npz"
+
+[[tiers]]
+name = "quick"
+count = 2
+step_s = 0.01
+
+[[tiers]]
+name = "hopeless"
+step_s = 1e5
+"""
+    changed(folder, '[data]\npath = "data.npz"\n', slow)
+    text = (folder / "experiment.toml").read_text().replace(', "classes(2)"', "")
+    (folder / "experiment.toml").write_text(text.replace('riders = ["zero"]', "riders = []"))
+    assert simulate(folder) == 0
+    found = {row["device"]: row for row in rows(folder / "out" / "devices.csv")}
+    assert found["device-3"]["width"] == "0.0"
+    assert found["device-3"]["rounds"] == "0"
+    assert found["device-3"]["reason"]
+    assert float(found["device-1"]["width"]) > 0
+
+
 def test_a_result_of_another_experiment_is_not_kept(folder):
     experiment = read_experiment(folder / "experiment.toml")
     changed(folder, "steps = 8", "steps = 9")

@@ -77,6 +77,18 @@ def acted(action, device="", done=True):
     )
 
 
+def commanded(action, device="a", reason="bearing", **changes):
+    return e.OperatorActed(
+        operator="monitor",
+        command_id="1",
+        action=action,
+        device=device,
+        reason=reason,
+        on_behalf_of="anna",
+        **{"done": True} | changes,
+    )
+
+
 def folded(*events, start=0.0):
     view = FleetView()
     for at, event in enumerate(events):

@@ -94,6 +94,26 @@ def test_telemetry_is_read_in_pieces_and_none_is_read_twice(tmp_path):
         assert len(JournalReader(tmp_path).telemetry_since(mark)[0]) == 3
 
 
+def test_telemetry_is_followed_though_the_servers_clock_was_put_back(folder):
+    feed = JournalFeed(folder)
+    feed.refresh()
+    with Journal.open(folder) as journal:
+        journal.add_telemetry("a", 3.0 - 365 * 86_400, Telemetry(inferences=7))
+    assert feed.refresh() == 1
+    assert feed.view.devices["a"].inferences == 12
+
+
+def test_forgetting_telemetry_gives_no_number_twice(folder):
+    feed = JournalFeed(folder)
+    feed.refresh()
+    with Journal.open(folder) as journal:
+        journal.prune_telemetry(1e12)
+    with Journal.open(folder) as journal:
+        journal.add_telemetry("a", 4.0, Telemetry(inferences=7))
+    assert feed.refresh() == 1
+    assert feed.view.devices["a"].inferences == 12
+
+
 def test_telemetry_from_before_a_time_can_be_left_out(folder):
     feed = JournalFeed(folder, telemetry_from=4.0)
     feed.refresh()

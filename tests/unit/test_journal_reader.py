@@ -136,7 +136,7 @@ def test_a_journal_that_is_damaged_or_of_another_kind_is_named(tmp_path):
 
 def test_a_newer_journal_is_refused(tmp_path):
     with Journal.open(tmp_path) as journal:
-        journal._connection.execute("UPDATE meta SET value = 2 WHERE key = 'schema_version'")
+        journal._connection.execute("UPDATE meta SET value = 3 WHERE key = 'schema_version'")
         with pytest.raises(JournalVersionError, match="newer"):
             JournalReader(tmp_path).head()
 

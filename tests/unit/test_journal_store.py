@@ -188,7 +188,7 @@ def test_a_failed_opening_lets_go_of_the_lock(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "text"), [(2, "newer"), (99, "newer"), (0, "known schema"), ("x", "known schema")]
+    ("version", "text"), [(3, "newer"), (99, "newer"), (0, "known schema"), ("x", "known schema")]
 )
 def test_a_journal_of_another_schema_is_refused_with_the_remedy(tmp_path, version, text):
     with Journal.open(tmp_path) as journal:
