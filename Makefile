@@ -6,7 +6,7 @@ SHELL := bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test check lint fmt bench experiments experiments-heterogeneous docs wheel setup mosquitto clean
+.PHONY: help demo test check lint fmt bench experiments experiments-heterogeneous docs wheel setup programs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ help: ## print this list
 demo: setup ## the whole loop on this machine: broker, coordinator, eight agents; about two minutes
 	@$(BIN)/slimfleet demo $(ARGS)
 
-test: setup mosquitto lint ## everything that a change must pass: linters, types, import rules, all tests
+test: setup programs lint ## everything that a change must pass: linters, types, import rules, all tests
 ifeq ($(ARGS),)
 	@# Whatever starts no broker and no fleet of processes shares the cores; the others get the machine to themselves.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/contract tests/simulation -n 2 --dist worksteal
@@ -48,7 +48,8 @@ experiments-heterogeneous: setup ## methods for unlike devices: eight of them, f
 docs: setup ## write the generated documents anew and run what the documents promise
 	@$(BIN)/python -m broker.asyncapi
 	@$(BIN)/python -m slimmable.derivation.operator_table > docs/operators.md
-	@$(BIN)/python -m pytest $(wildcard tests/*/test_asyncapi.py tests/*/test_operator_table.py tests/*/test_docs*.py tests/*/test_tutorial*.py) $(ARGS)
+	@$(BIN)/python -m monitor.metrics_reference > docs/metrics.md
+	@$(BIN)/python -m pytest $(wildcard tests/*/test_asyncapi.py tests/*/test_operator_table.py tests/*/test_metrics_reference.py tests/*/test_docs*.py tests/*/test_tutorial*.py) $(ARGS)
 
 wheel: setup ## build dist/*.whl, list it, install it bare and import the agent there
 	@rm -rf build dist
@@ -60,8 +61,9 @@ wheel: setup ## build dist/*.whl, list it, install it bare and import the agent 
 setup: ## build .venv (the first time, and after a change of pyproject.toml or constraints.txt)
 	@.ci/setup
 
-mosquitto: setup ## find or install mosquitto, which the integration tests start
-	@.ci/mosquitto
+programs: setup ## find or install mosquitto and Prometheus, which the integration tests start
+	@.ci/package mosquitto -h "mosquitto version" mosquitto mosquitto_passwd
+	@.ci/package prometheus --version "prometheus, version" prometheus promtool
 
 clean: ## remove .venv and everything that was built
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
