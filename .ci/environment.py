@@ -53,7 +53,7 @@ def main(key: str) -> int:
             )
         with _step(5, "Slimfleet, its extras and the development tools"):
             _pip_install(
-                "--no-build-isolation", "--editable", ".[server,monitor]", "--group", "dev"
+                "--no-build-isolation", "--editable", ".[server,monitor,otel]", "--group", "dev"
             )
             _run("-m", "pip", "check")
     except SetupError as error:

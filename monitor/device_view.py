@@ -80,6 +80,7 @@ class DeviceView:
         present: its lease as the server last told it; since, cause: of that.
         born_at: when it first appeared.
         telemetry, telemetry_at: the last that came.
+        inferences, inferred_at: answers so far, and when the last were told.
         useful_at, useful: when it last did something of use, and what.
         eligible, taken: rounds that count, and those of them whose aggregate holds its update.
         turns: how the last eligible rounds went.
@@ -108,6 +109,7 @@ class DeviceView:
     telemetry: Telemetry | None = None
     telemetry_at: float | None = None
     inferences: int = 0
+    inferred_at: float | None = None
     useful_at: float | None = None
     useful: str = ""
     profile: Profile | None = None
@@ -199,6 +201,27 @@ class DeviceView:
     def running(self) -> str:
         """Digest of the model that it last said it runs, or ""."""
         return self.report.running if self.report else ""
+
+    @property
+    def generation_lag(self) -> int:
+        """How many orders the model that it confirmed lies behind the last one."""
+        if self.deployed is None or self.confirmed:
+            return 0
+        return max(1, self.deployed.counter - (self.report.counter if self.report else 0))
+
+    @property
+    def seen_at(self) -> float | None:
+        """When it was last heard of, as far as the journal and its telemetry tell."""
+        alive = self.since if self.present is e.LinkState.ONLINE else None
+        moments = (
+            alive,
+            self.born_at,
+            self.telemetry_at,
+            self.useful_at,
+            self.profiled_at,
+            self.reported_at,
+        )
+        return max((moment for moment in moments if moment is not None), default=None)
 
     @property
     def drift_index(self) -> float | None:

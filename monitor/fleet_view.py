@@ -17,12 +17,13 @@ count. *Participation* is the share of a device's eligible rounds whose aggregat
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import Release, Telemetry
 from monitor.device_view import DeviceView, Moment, clipped
 from monitor.drift import ConfidenceDrift
+from monitor.histogram import Histogram
 from monitor.round_view import RoundView
 from monitor.version_history import VersionHistory
 
@@ -42,20 +43,24 @@ class FleetView:
 
     Attributes:
         fleet, model, software: of the campaign; "" before it began.
-        settings: the campaign's, as plain data.
+        settings: the campaign's, as plain data; started_at: when it began.
         phase: what the server does, in a word; phase_since: from when on.
         epoch: how often the server started.
         devices: name -> what is known of it.
         keep_from: rounds that were opened then or later are all kept.
         rounds: number -> round, the last `KEPT_ROUNDS`.
-        opened, counted: rounds so far, and those of them that were aggregated.
+        opened, closed, counted: rounds so far, those of them that are over, and those of them that
+            were aggregated. closed_at, counted_at: when the last one was.
+        missed: rounds that closed with no aggregate since the last one that had one.
+        round_s, update_s: how long rounds took, and how long devices took for accepted updates.
         scores: (round, server time, score over width) of every measured round.
         releases: digest -> the release and when it was made.
         allocations: (server time, allocation), all of them.
         paused: why no further round opens, or "".
         stopped: why training is over, or ""; held: why no round opens for the moment; withheld: why
             the newest weights were not released.
-        incidents: what went wrong with no device to blame, and refused messages.
+        incidents: what went wrong with no device to blame, and refused messages; troubles: kind of
+            an incident -> how often.
         actions: what operators did.
         notes: of the whole fleet.
         sent, received: bytes that all devices moved, both only ever grow.
@@ -76,17 +81,22 @@ class FleetView:
         self.keep_from = keep_from
         self.fleet = self.model = self.software = ""
         self.settings: dict[str, Any] = {}
+        self.started_at: float | None = None
         self.phase, self.phase_since = "empty", 0.0
         self.epoch = 0
         self.devices: dict[str, DeviceView] = {}
         self.rounds: dict[int, RoundView] = {}
-        self.opened = self.counted = 0
+        self.opened = self.closed = self.counted = self.missed = 0
+        self.closed_at: float | None = None
+        self.counted_at: float | None = None
+        self.round_s, self.update_s = Histogram(), Histogram()
         self.scores: list[tuple[int, float, tuple[e.CurvePoint, ...]]] = []
         self.releases: dict[str, tuple[Release, float]] = {}
         self.allocations: list[tuple[float, e.RewardsAllocated]] = []
         self.paused = self.stopped = self.held = ""
         self.withheld = ""
         self.incidents: deque[Moment] = deque(maxlen=INCIDENTS)
+        self.troubles: Counter[str] = Counter()
         self.actions: deque[tuple[float, e.OperatorActed]] = deque(maxlen=INCIDENTS)
         self.notes: deque[Moment] = deque(maxlen=INCIDENTS)
         self.sent = self.received = 0
@@ -120,6 +130,7 @@ class FleetView:
         device.telemetry, device.telemetry_at = said, at
         device.inferences += max(0, said.inferences)
         if said.inferences > 0:
+            device.inferred_at = at
             device.worked(at, "inference")
         if said.running and said.confidence:
             watched = device.drift.get(said.running)
@@ -156,3 +167,4 @@ class FleetView:
     def incident(self, at: float, kind: str, text: str) -> None:
         """Note what went wrong with no device to blame."""
         self.incidents.append(Moment(at, kind, clipped(text)))
+        self.troubles[kind] += 1

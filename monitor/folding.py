@@ -36,7 +36,7 @@ def fold(view: FleetView, at: float, event: e.AnyEvent) -> None:
 
 def _campaign_started(view: FleetView, at: float, event: e.CampaignStarted) -> None:
     view.fleet, view.model, view.software = event.fleet, event.model, event.software
-    view.settings = event.settings
+    view.settings, view.started_at = event.settings, at
     for name in event.settings.get("labels", {}):
         view.device(name)  # the operator expects it, though it may never have appeared
     view.enter(at, "initialising")

