@@ -26,7 +26,7 @@ MISSED = "quorum missed"
 OWED = "owed"
 NOT_INVITED = "not-invited"
 # Why an eligible device was not invited is a sentence with figures in it: all of them are one.
-REASONS = frozenset([*map(str, DropReason), MISSED, OWED])
+REASONS = (*map(str, DropReason), MISSED, OWED, NOT_INVITED)
 
 
 def _gauge(name: str, text: str, *labels: str) -> Metric:
