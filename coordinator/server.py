@@ -60,6 +60,7 @@ from coordinator.settings import DAY_S, Settings, SettingsError, changed_setting
 from coordinator.share_list import ShareList
 from coordinator.sharing import Sealer, Sharing
 from journal.blobs import BlobFolder
+from journal.errors import EventError
 from journal.events import WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
@@ -307,7 +308,10 @@ class Coordinator:
             case m.Report():
                 self._apply(i.ReportReceived(device, said))
             case m.Telemetry():
-                self._desk.journal.add_telemetry(device, now, said)
+                try:
+                    self._desk.journal.add_telemetry(device, now, said)
+                except EventError as error:  # a device may say anything
+                    log.warning("not kept: %s", error)
 
     def _sizes(self) -> dict[float, int]:
         """Return how large what travels is at each training width."""

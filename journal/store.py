@@ -7,6 +7,7 @@ kill interrupts leaves nothing behind. What is there already is never changed, n
 
 import contextlib
 import logging
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from journal.disk import make_folder
 from journal.errors import (
     ChainError,
     DiskFullError,
+    EventError,
     JournalClosedError,
     JournalDamagedError,
     JournalError,
@@ -213,9 +215,12 @@ class Journal:
         """Keep one telemetry message. It is not chained.
 
         Raises:
+            EventError: a figure in it is not finite, and would not come back as it is.
             DiskFullError: no room; nothing was written.
             JournalError: it could not be written.
         """
+        if not all(map(math.isfinite, (telemetry.latency_p50_s, telemetry.latency_p95_s))):
+            raise EventError(f"telemetry of {device}: a latency is not finite")
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO telemetry (device, received_at, payload) VALUES (?, ?, ?)",

@@ -30,6 +30,7 @@ from broker.topics import (
 )
 from broker.transfer import shared_topics
 from journal import events as e
+from journal.reader import TELEMETRY_START, JournalReader
 from slimmable.state import encode_state
 from tests.fakes.hostile_messages import hostile
 from tests.fakes.processes import SIGNING_KEY
@@ -317,6 +318,18 @@ def test_nonsense_from_a_device_or_an_operator_does_not_stop_the_campaign(spoken
             assert set(fleet.confirmed()) >= {PRESS, LATHE}
 
     in_a_folder(play)
+
+
+@simulated
+async def test_telemetry_that_is_no_number_is_not_kept_and_hides_nobody_elses(tmp_path):
+    async with SmallFleet(tmp_path, with_a_rogue(), settings=ONE_ROUND) as fleet:
+        await fleet.until(fleet.training(1))
+        session = fleet.state.devices[LATHE].session
+        lie = m.Telemetry(session=session, inferences=9, latency_p95_s=np.nan)
+        fleet.inject(SERVER, UpTopic(LATHE, DeviceSays.TELEMETRY), lie)
+        await fleet.until(fleet.finished)
+        heard, _ = JournalReader(fleet.server.folder / "journal").telemetry_since(TELEMETRY_START)
+        assert not [one for one in heard if one.said.inferences == 9]
 
 
 @CAMPAIGNS

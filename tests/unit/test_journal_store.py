@@ -1,6 +1,7 @@
 """The writer: transactions, the lock, versions, and files that were damaged."""
 
 import contextlib
+import math
 import shutil
 import sqlite3
 
@@ -21,6 +22,7 @@ from journal.errors import (
     JournalVersionError,
 )
 from journal.events import ServerStarted, WorkFailed
+from journal.reader import TELEMETRY_START, JournalReader
 from journal.store import Journal
 
 BATCH = 3
@@ -399,6 +401,20 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
 def test_every_commit_reaches_the_medium(journal):
     assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("lie", [math.nan, math.inf, -math.inf])
+def test_telemetry_that_would_not_come_back_the_same_is_refused_and_the_rest_stays_readable(
+    tmp_path, lie
+):
+    with Journal.open(tmp_path) as journal:
+        journal.add_telemetry("a", 1.0, Telemetry(inferences=1))
+        with pytest.raises(EventError, match="telemetry of b: a latency is not finite"):
+            journal.add_telemetry("b", 2.0, Telemetry(latency_p95_s=lie))
+        with pytest.raises(EventError):
+            journal.add_telemetry("b", 2.0, Telemetry(latency_p50_s=lie))
+        heard, _ = JournalReader(tmp_path).telemetry_since(TELEMETRY_START)
+        assert [one.device for one in heard] == ["a"]
 
 
 def test_telemetry_is_kept_by_device_and_forgotten_by_age(tmp_path):
