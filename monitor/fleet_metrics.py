@@ -161,6 +161,9 @@ SINGLE: Mapping[Metric, Callable[[FleetView], float | None]] = {
     _counter("inferences_total", "Answers of all devices, as far as telemetry is kept."): (
         lambda v: sum(device.inferences for device in v.devices.values())
     ),
+    _gauge("score_widest", "Score of the newest weights at their widest width."): (
+        lambda v: v.score
+    ),
     _gauge("rounds_planned", "Rounds that the campaign may take at most."): (
         lambda v: v.settings.get("rounds", {}).get("budget")
     ),
