@@ -46,6 +46,13 @@ def _stat(title: str, query: str, unit: str = "short", about: str = "") -> Panel
     return Panel(title, ((query, ""),), "stat", unit, 4, 4, about)
 
 
+def _quantiles(histogram: str) -> tuple[tuple[str, str], ...]:
+    bars = f"sum by (le) (increase({histogram}_bucket{{{HERE}}}[1h]))"
+    return tuple(
+        (f"histogram_quantile({share}, {bars})", f"p{round(100 * share)}") for share in (0.5, 0.95)
+    )
+
+
 STATS = (
     _stat("Devices there", f'sum(slimfleet_devices{{{SITE},link=~"online|late"}})'),
     _stat("Offline", f'sum(slimfleet_devices{{{SITE},link="offline"}})'),
@@ -78,9 +85,7 @@ FLEET = (
     ),
     Panel(
         "Participation of each device",
-        (
-            (f"slimfleet_participation_ratio{{{HERE}}} {OF_SITE}", "{{device}}"),
-        ),
+        ((f"slimfleet_participation_ratio{{{HERE}}} {OF_SITE}", "{{device}}"),),
         unit="percentunit",
         about="Aggregated over eligible rounds, since the device joined.",
     ),
@@ -108,35 +113,19 @@ ROUNDS = (
     ),
     Panel(
         "Duration of rounds",
-        tuple(
-            (
-                f"histogram_quantile({share}, sum by (le) (increase("
-                f"slimfleet_round_duration_seconds_bucket{{{HERE}}}[1h])))",
-                f"p{round(100 * share)}",
-            )
-            for share in (0.5, 0.95)
-        ),
+        _quantiles("slimfleet_round_duration_seconds"),
         unit="s",
         about="From the opening to the closing, of the rounds of the last hour.",
     ),
     Panel(
         "Time of devices until their update is in",
-        tuple(
-            (
-                f"histogram_quantile({share}, sum by (le) (increase("
-                f"slimfleet_update_duration_seconds_bucket{{{HERE}}}[1h])))",
-                f"p{round(100 * share)}",
-            )
-            for share in (0.5, 0.95)
-        ),
+        _quantiles("slimfleet_update_duration_seconds"),
         unit="s",
     ),
     Panel("Score over width", ((f"slimfleet_score{{{HERE}}}", "width {{width}}"),)),
     Panel(
         "Traffic",
-        (
-            (f"rate(slimfleet_transfer_bytes_total{{{HERE}}}[$__rate_interval])", "{{direction}}"),
-        ),
+        ((f"rate(slimfleet_transfer_bytes_total{{{HERE}}}[$__rate_interval])", "{{direction}}"),),
         unit="Bps",
         about="Model bytes, up from the devices and down to them.",
     ),
