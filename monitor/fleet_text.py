@@ -152,4 +152,4 @@ DEVICE_HEAD = (
     "alarms",
 )
 DEVICE_LEFT = (0, 1, 2, len(DEVICE_HEAD) - 1)
-DEVICE_SHRINK = (len(DEVICE_HEAD) - 1, 1, 0)
+DEVICE_SHRINK = (1, len(DEVICE_HEAD) - 1, 0)
