@@ -20,8 +20,8 @@ COMMANDS = {
     "profile": ("slimfleet.commands.profile", "measure what this machine can do"),
     "status": ("slimfleet.commands.status", "who is there, who takes part, who does not and why"),
     "top": ("slimfleet.commands.top", "a live table of the fleet, in the terminal"),
-    "device": ("slimfleet.commands.device", "suspend, cap, roll back, retire a device, and more"),
-    "rounds": ("slimfleet.commands.rounds", "pause training, let it go on, or note something"),
+    "device": ("slimfleet.commands.device", "show a device, or suspend, cap, retire it, and more"),
+    "rounds": ("slimfleet.commands.rounds", "show the rounds, pause training, or let it go on"),
     "rewards": ("slimfleet.commands.rewards", "what each device contributed and earned"),
     "metrics": ("slimfleet.commands.metrics", "serve metrics to Prometheus or OpenTelemetry"),
     "explain": (

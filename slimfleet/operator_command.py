@@ -23,12 +23,15 @@ REASON_LIMIT = 500
 
 
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command needs: a reason, and access to the broker."""
+    """Add what every command needs: a reason, and access to the broker.
+
+    Without an action such a subcommand shows something, and needs no reason.
+    """
+    parser.set_defaults(usage_error=parser.error)
     parser.add_argument(
         "--reason",
         "--text",
         type=_reason,
-        required=True,
         metavar="TEXT",
         help="why, for the journal; of a note, what it says",
     )
@@ -53,6 +56,8 @@ def command_server(
         device: whom it concerns, "" for the whole fleet.
         width: of a cap; 0 = none.
     """
+    if arguments.reason is None:
+        arguments.usage_error("the following arguments are required: --reason")
     access = read_access(arguments)
     command = Command(
         command_id=secrets.token_hex(8),

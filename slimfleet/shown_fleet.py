@@ -8,6 +8,7 @@ from monitor.fleet_data import device_detail, overview, round_rows
 from monitor.fleet_text import headline, round_lines
 from slimfleet.config import ConfigError
 from slimfleet.fleet_journal import (
+    add_journal_argument,
     end,
     print_data,
     print_lines,
@@ -15,6 +16,14 @@ from slimfleet.fleet_journal import (
     screen_columns,
     seen_in,
 )
+
+
+def add_look_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what looking needs, to a parser that has ``--config`` already."""
+    add_journal_argument(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print the machine-readable form of what is shown"
+    )
 
 
 def show_rounds(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ from broker.messages import OperatorAction
 from slimfleet.config import ConfigError
 from slimfleet.operator_command import add_command_arguments, command_server
 from slimfleet.operator_link import name_argument
+from slimfleet.shown_fleet import add_look_arguments, show_device
 
 EXAMPLE = """example:
+  slimfleet device pump-7 --config server.toml
   slimfleet device suspend pump-7 --reason "bearing is being changed" --config server.toml \\
     --operator anna --password-file anna-password
   slimfleet device cap pump-7 --width 0.5 --reason "runs hot" --config server.toml \\
@@ -23,7 +25,8 @@ EXAMPLE = """example:
   note          the --text is kept in the journal, and nothing else changes
   retire        it is gone for good: it is invited no more and gets no further release
 
-Operator and reason are kept in the server's journal.
+Operator and reason are kept in the server's journal. With nothing but a device it shows everything
+that is known of it, from the journal on the server's host.
 """
 # Word on the command line -> the action, and what is said when it is done.
 ACTIONS = {
@@ -41,8 +44,11 @@ ACTIONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = EXAMPLE
-    parser.add_argument("action", choices=list(ACTIONS), metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("device", type=name_argument, metavar="DEVICE", help="id of the device")
+    words = ", ".join(ACTIONS)
+    parser.add_argument("action", metavar="ACTION", help=f"{words}; left out: show the device")
+    parser.add_argument(
+        "device", nargs="?", type=name_argument, metavar="DEVICE", help="id of the device"
+    )
     parser.add_argument(
         "--width",
         type=_width,
@@ -50,10 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of cap: the widest training width, one of the grid, or none",
     )
     add_command_arguments(parser)
+    add_look_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the server and wait for its answer."""
+    if arguments.device is None and arguments.action not in ACTIONS:
+        return show_device(arguments, arguments.action)
+    if arguments.device is None or arguments.action not in ACTIONS:
+        arguments.usage_error(f"give one of {', '.join(ACTIONS)} and a device, or a device alone")
     action, done = ACTIONS[arguments.action]
     width: float | None = arguments.width
     if (action is OperatorAction.CAP_WIDTH) != (width is not None):

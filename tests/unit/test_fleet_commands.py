@@ -25,6 +25,13 @@ EVENTS = [
         round=1, rule="fair", note="", rewards=(reward("a"), reward("b", -0.1)), widths={}
     ),
 ]
+# Command -> what it shows of this journal.
+WORDS = {
+    "top": "2 of 2 devices, by name",
+    "rounds": "quorum missed",
+    "device": "Timeline",
+    "rewards": "+0.5000",
+}
 SHOWN = (["top"], ["rounds"], ["device", "a"], ["rewards"])
 
 
@@ -54,7 +61,7 @@ def test_each_table_is_printed_in_80_columns_and_nothing_is_wrong(call, data, co
     assert (code, err) == (ExitCode.DONE, "")
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
-    assert "a" in out.split()
+    assert WORDS[command[0]] in out
 
 
 @pytest.mark.parametrize("command", [*SHOWN, ["metrics", "--once"]])
@@ -145,3 +152,19 @@ def test_top_sorts_and_filters_from_the_command_line(call, data):
     _, out, _ = call("top", "--once", "--filter", "b", "--sort", "p", "--journal", str(data))
     assert "1 of 2 devices, by participation; filter: b" in out
     assert out.splitlines()[-1].split()[0] == "b"
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["device", "suspend"], "a device alone"),
+        (["device", "nonsense", "a", "--reason", "why"], "a device alone"),
+        (["device", "suspend", "a"], "required: --reason"),
+        (["rounds", "pause"], "required: --reason"),
+        (["rounds", "nonsense"], "invalid choice"),
+    ],
+)
+def test_an_action_still_needs_all_that_it_needs(call, capsys, command, complaint):
+    with pytest.raises(SystemExit, match="2"):
+        call(*command, "--broker", "mqtt://127.0.0.1:1", "--fleet", "pumps")
+    assert complaint in capsys.readouterr().err
