@@ -85,6 +85,7 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(wheel):
     assert {"slimfleet/watch/watch.npz", "slimfleet/watch/NOTICE.md"} <= names
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("monitor/**/*.html.j2")}
     assert templates <= names
+    assert {"monitor/grafana/alerts.yml", "monitor/grafana/dashboard.json"} <= names
 
 
 @pytest.mark.slow
@@ -95,7 +96,8 @@ def test_the_wheel_carries_both_licences_and_its_extras_only_add(wheel):
 
     assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause"
     assert metadata.get_all("License-File") == ["LICENSE", "NOTICE", "slimfleet/watch/NOTICE.md"]
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "profile", "server", "monitor"}
+    extras = {"train", "profile", "server", "monitor", "otel"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
 
 
 @pytest.mark.slow
