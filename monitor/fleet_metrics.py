@@ -22,6 +22,7 @@ PHASES = (
     "delivering",
     "finished",
 )
+INCIDENTS = ("server", "work", "message", "release", "journal", "clone")
 MISSED = "quorum missed"
 OWED = "owed"
 NOT_INVITED = "not-invited"
@@ -119,7 +120,8 @@ def _presence(view: FleetView, seen: Seen) -> Values:
 
 
 def _incidents(view: FleetView, seen: Seen) -> Values:
-    return {(kind,): count for kind, count in view.troubles.items()}
+    # A counter that begins at 1 has not risen: alarms would not see the first incident.
+    return {(kind,): view.troubles[kind] for kind in {**dict.fromkeys(INCIDENTS), **view.troubles}}
 
 
 def _campaign(view: FleetView, seen: Seen) -> Values:

@@ -7,73 +7,27 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from exporter.run_weights import BELOW, JOURNAL
-from journal.reader import DATABASE
 from monitor.feed import JournalFeed
 from monitor.fleet_data import Seen
 from monitor.fleet_text import COLUMNS
-from slimfleet.config import ConfigError, ServerConfig, read_config
+from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
-
-CONFIG_HELP = "server.toml: the journal in its folder is read"
-
-
-def add_journal_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the journal is, and the form of what is printed."""
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
-    add_journal_argument(where)
-
-
-def add_journal_argument(parser: Any) -> None:
-    """Add ``--journal`` to a parser or a group of it."""
-    parser.add_argument(
-        "--journal",
-        type=Path,
-        metavar="FOLDER",
-        help="data folder of a server, or a copy of its journal",
-    )
-
-
-def journal_folder(arguments: argparse.Namespace) -> Path:
-    """Return the folder of the journal that the arguments name.
-
-    Raises:
-        ConfigError: neither is given, the configuration cannot be read, or there is no journal.
-    """
-    if arguments.journal is not None:
-        return find_journal(arguments.journal)
-    if arguments.config is None:
-        raise ConfigError("where is the journal? give --config server.toml, or --journal FOLDER")
-    config = read_config(arguments.config, ServerConfig)
-    return find_journal(arguments.config.resolve().parent / config.folder)
-
-
-def find_journal(folder: Path) -> Path:
-    """Return where the journal lies in or below a folder.
-
-    Raises:
-        ConfigError: nowhere.
-    """
-    places = [folder, *(folder / below / JOURNAL for below in BELOW)]
-    for place in places:
-        if (place / DATABASE).is_file():
-            return place
-    raise ConfigError(
-        f"{folder} holds no journal; name the data folder of a server, `folder` in server.toml"
-    )
+from slimfleet.journal_access import journal_folder
 
 
 def read_feed(arguments: argparse.Namespace) -> JournalFeed:
-    """Return the journal that the arguments name, read to its end.
+    """Return the journal that ``--config`` or ``--journal`` names, read to its end.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: neither is given, both are, or there is no journal.
         JournalError: it is of another version, or cannot be read for now.
     """
+    if arguments.config is None and arguments.journal is None:
+        raise ConfigError("where is the journal? give --config server.toml, or --journal FOLDER")
+    if arguments.config is not None and arguments.journal is not None:
+        raise ConfigError("--config and --journal both say where the journal is: give one of them")
     feed = JournalFeed(journal_folder(arguments))
     feed.refresh()
     return feed

@@ -2,13 +2,13 @@
 
 import argparse
 import time
+from pathlib import Path
 
 from monitor.device_text import device_lines
 from monitor.fleet_data import device_detail, overview, round_rows
 from monitor.fleet_text import headline, round_lines
 from slimfleet.config import ConfigError
 from slimfleet.fleet_journal import (
-    add_journal_argument,
     end,
     print_data,
     print_lines,
@@ -20,7 +20,12 @@ from slimfleet.fleet_journal import (
 
 def add_look_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what looking needs, to a parser that has ``--config`` already."""
-    add_journal_argument(parser)
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FOLDER",
+        help="to look: folder of a journal or of a server, also a copy of one",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the machine-readable form of what is shown"
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from coordinator.explanation import Explanation, RoundTaken, UnknownDeviceError, explain
+from exporter.run_weights import BELOW, JOURNAL
 from journal.errors import JournalMissingError
-from journal.reader import JournalReader
+from journal.reader import DATABASE, JournalReader
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode
-from slimfleet.fleet_journal import find_journal
 
 COLUMNS = 88
 DIGEST = 12  # characters of an update's digest; enough to find it in the journal
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print why a device got its width; fails where nothing was decided yet."""
-    reader = JournalReader(find_journal(arguments.folder))
+    reader = JournalReader(_journal(arguments.folder))
     try:
         history = ((record.at, record.event) for record in reader.records())
         found = explain(history, arguments.device)
@@ -56,6 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"slimfleet explain: {TOO_EARLY}\n")
         return ExitCode.BAD_CONFIGURATION
     return ExitCode.DONE
+
+
+def _journal(folder: Path) -> Path:
+    for below in BELOW:
+        if (folder / below / JOURNAL / DATABASE).is_file():
+            return folder / below / JOURNAL
+    raise ConfigError(
+        f"{folder} holds no journal; name the data folder of a server, `folder` in server.toml"
+    )
 
 
 def explanation_lines(found: Explanation) -> list[str]:

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from monitor.metrics import DEVICE_LIMIT, families
 from monitor.otlp import ExportError, OtlpExporter
 from slimfleet import __version__
-from slimfleet.fleet_journal import add_journal_arguments, end, read_feed, seen_in
+from slimfleet.fleet_journal import end, read_feed, seen_in
+from slimfleet.journal_access import add_journal_arguments
 from slimfleet.metrics_server import serve_metrics
 from slimfleet.stopping import event_on_signal
 

@@ -5,13 +5,13 @@ import argparse
 from monitor.fleet_data import reward_rows
 from monitor.fleet_text import reward_lines
 from slimfleet.fleet_journal import (
-    add_journal_arguments,
     end,
     print_data,
     print_lines,
     read_feed,
     screen_columns,
 )
+from slimfleet.journal_access import add_journal_arguments
 
 EXAMPLE = """example:
   slimfleet rewards --config server.toml

@@ -31,7 +31,6 @@ from monitor.top_view import (
     press,
 )
 from slimfleet.fleet_journal import (
-    add_journal_arguments,
     end,
     print_data,
     print_lines,
@@ -39,6 +38,7 @@ from slimfleet.fleet_journal import (
     screen_columns,
     seen_in,
 )
+from slimfleet.journal_access import add_journal_arguments
 from slimfleet.shown_fleet import local_time
 
 EXAMPLE = """example:

