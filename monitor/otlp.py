@@ -4,6 +4,7 @@ Same names, labels and values as for Prometheus. Counters are cumulative since t
 a family that is text becomes a gauge of 1 with the text as attributes.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ NANOSECONDS = 1_000_000_000
 SERVICE = "slimfleet"
 # Suffix of a name -> unit, as OpenTelemetry writes it (UCUM).
 UNITS = {"seconds": "s", "bytes": "By", "celsius": "Cel", "ratio": "1"}
+
+
+REASON_LIMIT = 200
+"""Characters of what the SDK says about a failure; it quotes whole chains of errors."""
 
 
 class ExportError(Exception):
@@ -40,6 +45,12 @@ class OtlpExporter:
 
         self._url, self._timeout_s = url, timeout_s
         self._exporter = OTLPMetricExporter(endpoint=url, timeout=timeout_s)
+        # The SDK tells why only in its log. That is ours to tell, in one line.
+        self._stopped = False
+        self._said = _FirstWord()
+        self._log = logging.getLogger("opentelemetry")
+        self._log.addHandler(self._said)
+        self._log.propagate = False
 
     def send(self, found: Sequence[Family], now: float, *, since: float, fleet: str) -> None:
         """Send the metrics once.
@@ -55,23 +66,43 @@ class OtlpExporter:
         """
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
+        self._said.text = ""
         data = metrics_data(found, now, since=since, fleet=fleet)
         try:
             result = self._exporter.export(data, timeout_millis=self._timeout_s * 1000)
         except Exception as error:  # of its transport: whatever that may be
             raise ExportError(self._in_words(str(error))) from error
         if result is not MetricExportResult.SUCCESS:
-            raise ExportError(self._in_words("not taken"))
+            raise ExportError(self._in_words(self._said.text or "not taken"))
+
+    def stop(self) -> None:
+        """Let an export that is tried again and again in another thread end with an error."""
+        if not self._stopped:
+            self._stopped = True
+            self._exporter.shutdown()
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._exporter.shutdown()
+        """Let go of the connection; no export may be under way."""
+        self.stop()
+        self._log.removeHandler(self._said)
+        self._log.propagate = True
 
     def _in_words(self, what: str) -> str:
         return (
-            f"{self._url}: {what}; check that a collector receives OTLP over HTTP there, and that"
-            " the path is right (mostly /v1/metrics)"
+            f"{self._url}: {what[:REASON_LIMIT]}; check that a collector receives OTLP over HTTP"
+            " there, and that the path is right (mostly /v1/metrics)"
         )
+
+
+class _FirstWord(logging.Handler):
+    """Keeps the first complaint of an export: the later ones say that it was tried again."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        if record.levelno >= logging.WARNING:
+            self.text = self.text or record.getMessage()
 
 
 def metrics_data(found: Sequence[Family], now: float, *, since: float, fleet: str) -> "MetricsData":

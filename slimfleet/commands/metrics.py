@@ -90,16 +90,31 @@ async def _export(arguments: argparse.Namespace) -> None:
                     view, seen, device_limit=arguments.device_limit, version=__version__
                 )
                 since = view.started_at if view.started_at is not None else seen.now
-                try:
-                    await asyncio.to_thread(
-                        exporter.send, found, seen.now, since=since, fleet=view.fleet
-                    )
-                    failing = _tell(failing, "")
-                except ExportError as error:
-                    failing = _tell(failing, str(error))
+                sending = asyncio.create_task(
+                    asyncio.to_thread(exporter.send, found, seen.now, since=since, fleet=view.fleet)
+                )
+                error = await _sent(sending, stopped, exporter)
+                if stopped.is_set():
+                    break
+                failing = _tell(failing, error)
                 await _wait(stopped, arguments.interval)
     finally:
         exporter.close()
+
+
+async def _sent(sending: asyncio.Task[None], stopped: asyncio.Event, exporter: OtlpExporter) -> str:
+    """Wait for an export and return why it failed, or ""; who is asked to end tries no longer."""
+    asked = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait((sending, asked), return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            exporter.stop()
+        await sending
+    except ExportError as error:
+        return str(error)
+    finally:
+        asked.cancel()
+    return ""
 
 
 def _tell(failing: bool, error: str) -> bool:  # noqa: FBT001

@@ -74,6 +74,15 @@ def test_a_collector_that_is_away_is_said_once_and_tried_on(folder):
     ):
         until(lambda: len(server.got) >= 3, "three attempts", log)
     assert process.returncode == 0
-    complaints = [line for line in log.read_text().splitlines() if "trying on" in line]
-    assert len(complaints) == 1
-    assert url in complaints[0]
+    (complaint,) = log.read_text().splitlines()
+    assert url in complaint
+    assert complaint.endswith("trying on")
+
+
+def test_who_is_asked_to_end_while_a_collector_is_away_ends_at_once(folder):
+    log = folder / "silent.log"
+    place = ["--journal", str(folder / "data")]
+    command = [sys.executable, "-m", "slimfleet", "metrics", *place, "--interval", "60"]
+    with collector(status=503) as (server, url), running([*command, "--otlp", url], log) as process:
+        until(lambda: server.got, "the first attempt", log)
+    assert process.returncode == 0, log.read_text()
