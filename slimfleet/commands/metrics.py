@@ -6,6 +6,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from journal.errors import JournalError
+from monitor.feed import JournalFeed
 from monitor.metrics import DEVICE_LIMIT, families
 from monitor.otlp import ExportError, OtlpExporter
 from slimfleet import __version__
@@ -77,44 +79,48 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _export(arguments: argparse.Namespace) -> None:
-    """Send again and again until a signal comes; a collector that is away is tried again."""
+    """Send again and again until a signal comes; what fails is told once and tried again."""
     feed = read_feed(arguments)
     exporter = OtlpExporter(arguments.otlp)
     failing = False
     try:
         async with event_on_signal() as stopped:
             while not stopped.is_set():
-                feed.refresh()
-                seen, view = seen_in(feed), feed.view
-                found = families(
-                    view, seen, device_limit=arguments.device_limit, version=__version__
-                )
-                since = view.started_at if view.started_at is not None else seen.now
-                sending = asyncio.create_task(
-                    asyncio.to_thread(exporter.send, found, seen.now, since=since, fleet=view.fleet)
-                )
-                error = await _sent(sending, stopped, exporter)
-                if stopped.is_set():
-                    break
-                failing = _tell(failing, error)
-                await _wait(stopped, arguments.interval)
+                try:
+                    feed.refresh()
+                    await _send(feed, arguments.device_limit, exporter, stopped)
+                    error = ""
+                except (ExportError, JournalError) as failure:
+                    error = str(failure)
+                if not stopped.is_set():
+                    failing = _tell(failing, error)
+                    await _wait(stopped, arguments.interval)
     finally:
         exporter.close()
 
 
-async def _sent(sending: asyncio.Task[None], stopped: asyncio.Event, exporter: OtlpExporter) -> str:
-    """Wait for an export and return why it failed, or ""; who is asked to end tries no longer."""
+async def _send(
+    feed: JournalFeed, device_limit: int, exporter: OtlpExporter, stopped: asyncio.Event
+) -> None:
+    """Send what a feed tells; who is asked to end meanwhile tries no longer.
+
+    Raises:
+        ExportError: the collector did not take it.
+    """
+    view, seen = feed.view, seen_in(feed)
+    found = families(view, seen, device_limit=device_limit, version=__version__)
+    since = view.started_at if view.started_at is not None else seen.now
+    sending = asyncio.create_task(
+        asyncio.to_thread(exporter.send, found, seen.now, since=since, fleet=view.fleet)
+    )
     asked = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait((sending, asked), return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             exporter.stop()
         await sending
-    except ExportError as error:
-        return str(error)
     finally:
         asked.cancel()
-    return ""
 
 
 def _tell(failing: bool, error: str) -> bool:  # noqa: FBT001
@@ -123,7 +129,7 @@ def _tell(failing: bool, error: str) -> bool:  # noqa: FBT001
     if error and not failing:
         sys.stderr.write(f"slimfleet metrics: {stamp} {error}; trying on\n")
     if failing and not error:
-        sys.stderr.write(f"slimfleet metrics: {stamp} the collector takes metrics again\n")
+        sys.stderr.write(f"slimfleet metrics: {stamp} the export goes on\n")
     return bool(error)
 
 

@@ -86,3 +86,20 @@ def test_who_is_asked_to_end_while_a_collector_is_away_ends_at_once(folder):
     with collector(status=503) as (server, url), running([*command, "--otlp", url], log) as process:
         until(lambda: server.got, "the first attempt", log)
     assert process.returncode == 0, log.read_text()
+    assert log.read_text() == ""
+
+
+def test_a_journal_that_is_away_for_a_while_does_not_end_the_export(folder):
+    log, data = folder / "moved.log", folder / "data"
+    command = [sys.executable, "-m", "slimfleet", "metrics", "--interval", "1"]
+    with (
+        collector() as (server, url),
+        running([*command, "--journal", str(data), "--otlp", url], log) as process,
+    ):
+        until(lambda: server.got, "an export", log)
+        shutil.move(data, folder / "away")
+        until(lambda: "no journal in" in log.read_text(), "a complaint", log)
+        shutil.move(folder / "away", data)
+        until(lambda: "goes on" in log.read_text(), "an export", log)
+    assert process.returncode == 0
+    assert len(log.read_text().splitlines()) == 2
