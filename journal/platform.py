@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,7 @@ NO_SPACE = errno.ENOSPC
 _BINARY: int = getattr(os, "O_BINARY", 0)
 # Windows locks are mandatory: lock a byte far behind the text, which others must be able to read.
 _LOCKED_BYTE = 1 << 30
+_LOOK_S = 0.02
 _UNSAFE = False
 _NO_ROOM = frozenset(
     code for code in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG) if code is not None
@@ -65,7 +67,7 @@ class FileLock:
             OSError: the file cannot be opened.
         """
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
-        if not _try_lock(self._descriptor):
+        if not _try_lock(self._descriptor) and not _try_again(self._descriptor):
             holder = os.read(self._descriptor, 200)
             self.release()
             raise HeldError(path, holder.decode("utf-8", "replace").strip() or "another process")
@@ -85,6 +87,38 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         """Release it."""
         self.release()
+
+
+def _try_again(descriptor: int) -> bool:
+    """Try once more after a moment: who only looks (`is_held`) is gone by then."""
+    time.sleep(_LOOK_S)
+    return _try_lock(descriptor)
+
+
+def is_held(path: Path) -> bool | None:
+    """Tell whether a process holds the lock of a file, without changing anything.
+
+    Returns:
+        None where that cannot be told: on Windows, or for want of the right to read the file.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        # Shared with others who look; the kernel drops it with the descriptor, microseconds later.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def open_new(path: Path, mode: int) -> int:

@@ -24,8 +24,10 @@ from journal.errors import (
     JournalMissingError,
     JournalVersionError,
 )
+from journal.platform import is_held
 
 DATABASE = "journal.sqlite"
+LOCK = "journal.lock"
 SCHEMA_VERSION = 2
 OLDEST_SCHEMA = 1
 """Journals since this version are read as they are; their writer brings them up to date."""
@@ -114,6 +116,10 @@ class JournalReader:
             JournalError: missing, of another version, or damaged.
         """
         return self._ask(select_head)
+
+    def has_writer(self) -> bool | None:
+        """Tell whether a process has the journal open for writing; None where nobody can tell."""
+        return is_held(self._path.parent / LOCK)
 
     def telemetry(self, device: str, since: float = 0.0) -> list[tuple[float, Telemetry]]:
         """Return a device's telemetry with its receive times, oldest first.

@@ -33,6 +33,7 @@ from journal.events import AnyEvent
 from journal.migration import NUMBERED_TELEMETRY, TELEMETRY_INDICES, migrate
 from journal.reader import (
     DATABASE,
+    LOCK,
     SCHEMA_VERSION,
     JournalReader,
     connect,
@@ -41,7 +42,6 @@ from journal.reader import (
     select_telemetry,
 )
 
-LOCK = "journal.lock"
 log = logging.getLogger(__name__)
 
 register("journal-created", "an empty journal stands under a temporary name")

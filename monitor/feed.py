@@ -55,6 +55,10 @@ class JournalFeed:
         """The last record that was read and found to continue the chain."""
         return self._head
 
+    def has_writer(self) -> bool | None:
+        """Tell whether a server writes this journal now; None where nobody can tell."""
+        return self._reader.has_writer()
+
     def refresh(self) -> int:
         """Take in what is new and return how many events and messages that were.
 

@@ -128,7 +128,7 @@ def _campaign(view: FleetView, seen: Seen) -> Values:
     return {(tidy(view.fleet), tidy(view.model), tidy(view.software)): 1}
 
 
-SERVER_UP = _gauge("server_up", "1 while the server is there; absent where nobody asks the broker.")
+SERVER_UP = _gauge("server_up", "1 while the server is there; absent where that is not known.")
 INTACT = _gauge("journal_intact", "0 if the journal was edited, cut off or damaged.")
 ROUND_DURATION = Metric(
     "slimfleet_round_duration_seconds",

@@ -30,7 +30,7 @@ def headline(overview: Data, columns: int = COLUMNS) -> list[str]:
         lines += wrapped(f"not online: {', '.join(rare)}", columns)
     notices = [
         overview["damage"] and f"THE JOURNAL IS DAMAGED: {overview['damage']}",
-        "the server is away: what follows is its last word"
+        "no server writes this journal: what follows is its last word"
         if overview["server_online"] is False
         else "",
         overview["paused"] and f"rounds are {overview['paused']}",

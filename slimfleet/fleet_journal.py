@@ -34,8 +34,8 @@ def read_feed(arguments: argparse.Namespace) -> JournalFeed:
 
 
 def seen_in(feed: JournalFeed) -> Seen:
-    """Return what is true of a feed just now. Nobody is asked whether the server is there."""
-    return Seen(now=time.time(), damage=feed.damage)
+    """Return what is true of a feed just now. A server that is there holds the journal's lock."""
+    return Seen(now=time.time(), server_online=feed.has_writer(), damage=feed.damage)
 
 
 def screen_columns() -> int:

@@ -40,3 +40,7 @@ def test_prometheus_sees_a_running_fleet_train_and_a_killed_device_go(tmp_path):
             seen.until('slimfleet_device_up{device="lathe"}', 0)
             assert seen.value('slimfleet_devices{site="hall-2",link="offline"}') == 1
             assert seen.value('slimfleet_device_up{device="press"}') == 1
+            fleet.kill(SERVER)
+            seen.until("slimfleet_server_up", 0)
+            seen.until('slimfleet_device_up{device="press"}', 0)
+            assert seen.value('slimfleet_devices{site="hall-1",link="stale"}') == 1

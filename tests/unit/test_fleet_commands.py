@@ -175,3 +175,20 @@ def test_an_action_still_needs_all_that_it_needs(call, capsys, command, complain
     with pytest.raises(SystemExit, match="2"):
         call(*command, "--broker", "mqtt://127.0.0.1:1", "--fleet", "pumps")
     assert complaint in capsys.readouterr().err
+
+
+def test_without_a_server_whoever_was_there_is_stale_and_with_one_online(call, data):
+    with Journal.open(data / "journal") as journal:
+        here = e.PresenceChanged(device="a", state=e.LinkState.ONLINE, cause="heard")
+        journal.append([here], 9.0)
+        _, out, _ = call("top", "--journal", str(data))
+        assert "1 of 2 devices there" in out
+        assert "no server writes" not in out
+        _, out, _ = call("metrics", "--once", "--journal", str(data))
+        assert "slimfleet_server_up 1.0" in out
+    _, out, _ = call("top", "--journal", str(data))
+    assert "0 of 2 devices there" in out
+    assert "! no server writes this journal: what follows is its last word" in out
+    _, out, _ = call("metrics", "--once", "--journal", str(data))
+    assert "slimfleet_server_up 0.0" in out
+    assert 'slimfleet_device_up{device="a"} 0.0' in out

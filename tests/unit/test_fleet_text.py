@@ -176,7 +176,7 @@ def test_what_needs_attention_stands_above():
     seen = Seen(now=1.0, server_online=False, damage="record 7: edited")
     text = "\n".join(headline(overview(view, seen)))
     assert "! THE JOURNAL IS DAMAGED: record 7: edited" in text
-    assert "! the server is away" in text
+    assert "! no server writes this journal" in text
     assert "! rounds are paused by anna: night shift" in text
     assert "not online: 1 stale, 1 never-seen" in text
 

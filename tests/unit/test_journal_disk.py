@@ -1,6 +1,7 @@
 """Files that are either old or new."""
 
 import errno
+import fcntl
 import hashlib
 import os
 
@@ -137,6 +138,42 @@ def test_leftovers_are_the_files_of_killed_writers_only(tmp_path):
         (tmp_path / name).touch()
     assert remove_leftovers(tmp_path) == [".file.12ab.tmp"]
     assert names(tmp_path) == [".hidden", "file", "file.tmp"]
+
+
+def test_whether_a_lock_is_held_can_be_seen_without_taking_it(tmp_path):
+    path = tmp_path / "lock"
+    assert platform.is_held(path) is False
+    assert not path.exists()
+    with platform.FileLock(path):
+        before = path.read_bytes()
+        assert [platform.is_held(path) for _ in range(3)] == [True] * 3
+        assert path.read_bytes() == before
+    assert platform.is_held(path) is False
+    platform.FileLock(path).release()
+
+
+def test_whoever_only_looks_at_a_lock_keeps_nobody_from_taking_it(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    path.touch()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        os.close(looking)  # a look is over long before
+
+    monkeypatch.setattr(platform.time, "sleep", wait)
+    platform.FileLock(path).release()
+    assert len(waited) == 1
+
+
+def test_a_lock_that_may_not_be_read_is_unknown(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(platform.os, "open", refuse)
+    assert platform.is_held(tmp_path / "lock") is None
 
 
 def test_a_lock_is_held_once_and_says_by_whom(tmp_path):

@@ -43,6 +43,15 @@ def test_only_what_is_new_is_read_again(folder):
     assert feed.view.current.number == 2
 
 
+def test_a_writer_is_there_while_it_has_the_journal_open(folder):
+    feed = JournalFeed(folder)
+    assert feed.has_writer() is False
+    with Journal.open(folder):
+        assert feed.has_writer() is True
+        feed.refresh()
+    assert feed.has_writer() is False
+
+
 def test_no_journal_is_an_error_in_words(tmp_path):
     with pytest.raises(JournalMissingError, match="no journal in"):
         JournalFeed(tmp_path / "nowhere").refresh()
