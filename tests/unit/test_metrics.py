@@ -141,7 +141,7 @@ def test_a_suspended_device_that_is_there_is_up_and_suspended():
 
 def test_series_of_retired_devices_vanish_and_the_fleet_still_counts_them():
     view = fleet()
-    view.devices["b"].retired = "scrapped"
+    fold(view, 20.0, acted(OperatorAction.RETIRE, "b"))
     found = values(view)
     assert not [key for key in found if "b" in key[1]]
     assert found["slimfleet_devices", ("", "retired")] == 1
