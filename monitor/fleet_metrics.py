@@ -22,7 +22,7 @@ PHASES = (
     "delivering",
     "finished",
 )
-INCIDENTS = ("server", "work", "message", "release", "journal", "clone")
+INCIDENTS = ("server", "work", "message", "release", "journal", "clock", "clone")
 MISSED = "quorum missed"
 OWED = "owed"
 NOT_INVITED = "not-invited"

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from journal.reader import JournalReader
 from monitor import fleet_data
+from monitor.exposition import CONTENT_TYPE, exposition
 from monitor.web.audit_entries import PAGE, PAGE_LIMIT, audit_entry, audit_page
 from monitor.web.fleet_csv import fleet_csv
 from monitor.web.replies import refusal, reply
@@ -52,6 +53,7 @@ class Api:
             Route("/api/versions", self.versions),
             Route("/api/audit", self.audit),
             Route("/api/audit/{index:int}", self.audit_entry),
+            Route("/metrics", self.metrics),
         ]
 
     async def overview(self, _request: Request) -> Response:
@@ -140,6 +142,12 @@ class Api:
         index = request.path_params["index"]
         found = await self._long(audit_entry, self._reader, index)
         return _unknown(f"entry {index}") if found is None else reply(found)
+
+    async def metrics(self, _request: Request) -> Response:
+        """Return what Prometheus collects."""
+        async with self._watch.reading() as (view, seen):
+            text = exposition(view, seen)
+        return Response(text, headers={"Cache-Control": "no-store"}, media_type=CONTENT_TYPE)
 
     async def _long(
         self, work: Callable[Arguments, Found], *args: Arguments.args, **options: Arguments.kwargs

@@ -12,12 +12,22 @@ from broker.messages import FLEET_ACTIONS, CommandResult, OperatorAction
 from journal import events as e
 from journal.errors import JournalError
 from journal.store import Journal
+from monitor.exposition import CONTENT_TYPE
 from monitor.folding import fold
 from monitor.web.audit_entries import SEARCHED, SHOWN_BYTES
 from monitor.web.fleet_csv import COLUMNS, fleet_csv
 from monitor.web.live import READERS
 from monitor.web.turns import BusyError, Turns
-from tests.fakes.page import ANNA_TOKEN, EVENTS, HOSTILE, FakeDesk, action, serving, signed_in
+from tests.fakes.page import (
+    ANNA_TOKEN,
+    BEN_TOKEN,
+    EVENTS,
+    HOSTILE,
+    FakeDesk,
+    action,
+    serving,
+    signed_in,
+)
 from tests.unit.test_fleet_view import born, opened
 
 
@@ -54,6 +64,24 @@ async def test_what_is_new_in_the_journal_is_told_with_the_next_look(tmp_path):
             journal.append([born("c")], 9.0)
             await page.watch.refresh()
         assert (await got(page, "/api/overview"))["devices"] == 4
+
+
+async def test_prometheus_gets_the_metrics_of_the_same_view(tmp_path):
+    async with serving(tmp_path, people=False) as page:
+        answer = await page.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == CONTENT_TYPE
+        assert "slimfleet_server_up 1.0" in answer.text
+        assert 'slimfleet_participation_ratio{device="a"} 1.0' in answer.text
+
+
+async def test_with_users_prometheus_needs_a_token_of_one_who_may_view(tmp_path):
+    async with serving(tmp_path) as page:
+        assert (await page.get("/metrics")).status_code == 401
+        token = {"authorization": f"Bearer {BEN_TOKEN}"}
+        answer = await page.get("/metrics", headers=token)
+        assert answer.status_code == 200
+        assert "slimfleet_devices{" in answer.text
 
 
 async def test_what_is_not_there_is_said_in_one_sentence(tmp_path):
