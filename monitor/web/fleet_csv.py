@@ -1,9 +1,8 @@
 """The fleet table for a spreadsheet. Pure."""
 
-import csv
-import io
 from collections.abc import Iterable
 
+from monitor.csv_text import csv_text
 from monitor.fleet_data import Data
 
 COLUMNS = (
@@ -45,24 +44,15 @@ COLUMNS = (
     "alarms",
 )
 """Times are seconds since the epoch, UTC; widths are fractions of the full one."""
-# Spreadsheets run a cell that begins so: https://owasp.org/www-community/attacks/CSV_Injection
-_FORMULA = ("=", "+", "-", "@")
 
 
 def fleet_csv(rows: Iterable[Data]) -> str:
     """Return the fleet table as CSV (RFC 4180), one line a device."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(row[column]) for column in COLUMNS])
-    return text.getvalue()
+    return csv_text(COLUMNS, (_flat(row) for row in rows))
 
 
-def _cell(value: object) -> object:
-    if isinstance(value, list):
-        value = "; ".join(map(str, value))
-    if not isinstance(value, str):
-        return "" if value is None else value
-    plain = "".join(sign if sign.isprintable() else " " for sign in value)
-    return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
+def _flat(row: Data) -> Data:
+    return {
+        name: "; ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in row.items()
+    }

@@ -104,10 +104,14 @@ class FleetWatch:
             yield self._feed.view, self.seen()
 
     def seen(self) -> Seen:
-        """Return what the view does not hold itself."""
+        """Return what the view does not hold itself.
+
+        Without access to the broker a server is there that holds the journal's lock.
+        """
+        online = self.desk.server_online
         return Seen(
             now=self._clock(),
-            server_online=self.desk.server_online,
+            server_online=self._feed.has_writer() if online is None else online,
             damage=self.trouble or self._feed.damage,
         )
 
