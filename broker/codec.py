@@ -34,20 +34,24 @@ MESSAGE_OF: dict[DeviceSays | ServerSays | ServerTells, type[m.Message]] = {
     DeviceSays.UPDATE: m.Update,
     DeviceSays.REPORT: m.Report,
     DeviceSays.TELEMETRY: m.Telemetry,
+    DeviceSays.WITNESS: m.Witness,
     ServerSays.TASK: m.Task,
     ServerSays.RECEIPT: m.Receipt,
     ServerSays.STANDING: m.Standing,
     ServerSays.DEPLOYMENT: m.DeploymentOrder,
     ServerSays.PROFILE_REQUEST: m.ProfileRequest,
+    ServerSays.PROOF: m.Proof,
     ServerTells.STATE: m.ServerState,
     ServerTells.SUMMARY: m.Summary,
+    ServerTells.CHECKPOINT: m.SignedCheckpoint,
 }
 NOT_RETAINED: frozenset[DeviceSays | ServerSays | ServerTells] = frozenset(
-    {DeviceSays.ALIVE, DeviceSays.TELEMETRY}
+    {DeviceSays.ALIVE, DeviceSays.TELEMETRY, ServerSays.PROOF}
 )
 EXPIRES_AFTER_S: dict[DeviceSays | ServerSays | ServerTells, float] = {
     DeviceSays.ALIVE: 90.0,
     DeviceSays.TELEMETRY: 3600.0,
+    ServerSays.PROOF: 600.0,
 }
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -35,7 +35,15 @@ from broker.errors import (
     SignatureError,
     WrongDeviceError,
 )
-from broker.messages import Deployment, DeploymentOrder, Release, Signature, SignedEnvelope
+from broker.messages import (
+    Checkpoint,
+    ConsistencyProof,
+    Deployment,
+    DeploymentOrder,
+    Release,
+    Signature,
+    SignedEnvelope,
+)
 
 KEY_SIZE = 32
 SIGNATURE_LIMIT = 8
@@ -44,7 +52,8 @@ SIGNATURE_LIMIT = 8
 _DOMAIN = b"slimfleet/signed/v1"
 _PUBLIC = "slimfleet-ed25519"
 _PRIVATE = "slimfleet-ed25519-private"
-_DOCUMENT = TypeVar("_DOCUMENT", Release, Deployment)
+_ROOT_SIZE = 32
+_DOCUMENT = TypeVar("_DOCUMENT", Release, Deployment, Checkpoint, ConsistencyProof)
 
 
 class Kind(StrEnum):
@@ -52,6 +61,8 @@ class Kind(StrEnum):
 
     RELEASE = "release"
     DEPLOYMENT = "deployment"
+    CHECKPOINT = "checkpoint"
+    CONSISTENCY = "consistency"
 
 
 # --- keys ---------------------------------------------------------------------------------------
@@ -169,7 +180,7 @@ class VerifiedOrder:
 
 
 class Verifier:
-    """All rules by which one device trusts releases and deployments."""
+    """All rules by which one device trusts what a server signed."""
 
     def __init__(self, trusted: Mapping[str, bytes], fleet: str, device: str) -> None:
         """Trust public keys by their id.
@@ -302,6 +313,37 @@ class Verifier:
                 " send the release that it names"
             )
         return VerifiedOrder(deployment, release)
+
+    def checkpoint(self, envelope: SignedEnvelope) -> Checkpoint:
+        """Return the checkpoint in the envelope. It never expires: it is evidence.
+
+        Raises:
+            SignatureError: no trusted key signed it, or it is not a sound checkpoint.
+            WrongDeviceError: it is of another fleet.
+        """
+        found = self._document(envelope, Kind.CHECKPOINT, Checkpoint)
+        self._check_fleet("checkpoint", found.fleet)
+        if found.size < 1 or len(found.root) != _ROOT_SIZE or not math.isfinite(found.signed_at):
+            raise SignatureError("signed checkpoint is unsound: use the same version on both sides")
+        return found
+
+    def consistency(self, envelope: SignedEnvelope) -> ConsistencyProof:
+        """Return the consistency proof in the envelope; whether it holds is another question.
+
+        Raises:
+            SignatureError: no trusted key signed it, or it cannot be read.
+            WrongDeviceError: it is of another fleet.
+        """
+        found = self._document(envelope, Kind.CONSISTENCY, ConsistencyProof)
+        self._check_fleet("consistency proof", found.fleet)
+        return found
+
+    def _check_fleet(self, what: str, fleet: str) -> None:
+        if fleet != self._fleet:
+            raise WrongDeviceError(
+                f"{what} is of fleet {fleet!r:.80}, expected is {self._fleet!r}; check the server's"
+                " fleet"
+            )
 
     def _document(
         self, envelope: SignedEnvelope, kind: Kind, document_type: type[_DOCUMENT]

@@ -75,6 +75,8 @@ class Birth(Message, frozen=True, kw_only=True, omit_defaults=True):
         can_train: torch and the model are installed.
         running: plaintext digest of the model that the device runs now, or "".
         emulated: name of the emulated machine, or "" on a real one.
+        witness: the agent keeps checkpoints of the server's journal, and says so in ``up/witness``;
+            also in the will and the goodbye.
     """
 
     status: LinkStatus
@@ -83,6 +85,7 @@ class Birth(Message, frozen=True, kw_only=True, omit_defaults=True):
     can_train: bool = False
     running: str = ""
     emulated: str = ""
+    witness: bool = False
 
 
 class Alive(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -562,7 +565,7 @@ class SignedEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """Exact bytes and who signed them; see `broker.envelope` for how they are verified.
 
     Attributes:
-        kind: "release" or "deployment"; part of what is signed.
+        kind: "release", "deployment", "checkpoint" or "consistency"; part of what is signed.
         payload: msgpack of the document.
         signatures: at least one by a trusted key.
     """
@@ -682,6 +685,107 @@ class Summary(Message, frozen=True, kw_only=True, omit_defaults=True):
     online: int = 0
     devices: tuple[DeviceSummary, ...] = ()
     more: int = 0
+
+
+# --- the audit log ------------------------------------------------------------------------------
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server's journal holds at one moment, to be signed; see `journal.merkle`.
+
+    Attributes:
+        fleet: whose server it is.
+        size: how many records; root: of the Merkle tree over them, 32 bytes.
+        signed_at: server's clock; a later checkpoint of a server has a later one.
+    """
+
+    fleet: str
+    size: int
+    root: bytes
+    signed_at: float
+
+
+class ConsistencyProof(msgspec.Struct, frozen=True, kw_only=True):
+    """That the tree of ``new_root`` only adds to the tree of ``old_size`` records; signed too.
+
+    The proof needs no signature to be believed. It has one so that a proof that does not hold is
+    the server's own word, and nobody else can make a device doubt its server.
+
+    Attributes:
+        old_size, new_size: how many records; new_root: of the larger tree, 32 bytes.
+        hashes: of RFC 9162, section 2.1.4, 32 bytes each.
+    """
+
+    fleet: str
+    old_size: int
+    new_size: int
+    new_root: bytes
+    hashes: tuple[bytes, ...]
+
+
+class SignedCheckpoint(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``srv/checkpoint``, retained: the newest checkpoint of the server's journal.
+
+    Attributes:
+        checkpoint: envelope of a `Checkpoint`.
+        proofs: envelopes of a `ConsistencyProof` each, from the last few checkpoints to this one: a
+            device that was there has nothing to ask.
+    """
+
+    checkpoint: SignedEnvelope
+    proofs: tuple[SignedEnvelope, ...] = ()
+
+
+class Proof(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``down/proof``: the answer to a device that asked for a consistency proof.
+
+    Attributes:
+        proof: envelope of a `ConsistencyProof`.
+    """
+
+    proof: SignedEnvelope
+
+
+class ContradictionKind(StrEnum):
+    """In what way two checkpoints cannot be of one journal that only grew."""
+
+    SMALLER_TREE = "smaller-tree"
+    OTHER_ROOT = "other-root"
+    BROKEN_PROOF = "broken-proof"
+
+
+class Contradiction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Two checkpoints, both signed by the server, of which one must be of a changed journal.
+
+    Attributes:
+        kept, seen: envelopes of the earlier and the later `Checkpoint`.
+        proof: envelope of the `ConsistencyProof` that does not hold, where there is one.
+        noticed_at: the device's clock.
+    """
+
+    kind: ContradictionKind
+    kept: SignedEnvelope
+    seen: SignedEnvelope
+    proof: SignedEnvelope | None = None
+    noticed_at: float = 0.0
+
+
+class Witness(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """``up/witness``, retained: which checkpoint the device keeps, and whether another denies it.
+
+    Attributes:
+        size, root, signed_at: of the checkpoint that it keeps; size 0 = none yet.
+        wants: where above 0, the device asks for the proof from ``size`` to this size.
+        contradiction: the evidence, until an operator has accepted it on the device.
+        accepted: what the operator wrote who accepted the last one.
+    """
+
+    size: int = 0
+    root: bytes = b""
+    signed_at: float = 0.0
+    wants: int = 0
+    contradiction: Contradiction | None = None
+    accepted: str = ""
 
 
 # --- operators ----------------------------------------------------------------------------------

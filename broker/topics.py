@@ -37,6 +37,7 @@ class DeviceSays(StrEnum):
     UPDATE = "update"
     REPORT = "report"
     TELEMETRY = "telemetry"
+    WITNESS = "witness"
 
 
 class ServerSays(StrEnum):
@@ -47,6 +48,7 @@ class ServerSays(StrEnum):
     STANDING = "standing"
     DEPLOYMENT = "deployment"
     PROFILE_REQUEST = "profile-request"
+    PROOF = "proof"
 
 
 class ServerTells(StrEnum):
@@ -54,6 +56,7 @@ class ServerTells(StrEnum):
 
     STATE = "state"
     SUMMARY = "summary"
+    CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -200,10 +203,11 @@ def _index(text: str) -> int:
 
 
 def device_filters(fleet: str, device: str) -> tuple[str, ...]:
-    """Return what a device subscribes to: its own down channels and the server's state."""
+    """Return what a device subscribes to: its own down channels, and of ``srv/`` two."""
     prefix = root(fleet)
     down = [f"{prefix}d/{device}/down/{channel}" for channel in ServerSays]
-    return (*down, f"{prefix}srv/{ServerTells.STATE}")
+    told = [f"{prefix}srv/{channel}" for channel in (ServerTells.STATE, ServerTells.CHECKPOINT)]
+    return (*down, *told)
 
 
 def server_filters(fleet: str) -> tuple[str, ...]:
