@@ -205,6 +205,11 @@ class Verifier:
         self._fleet = fleet
         self._device = device
 
+    @property
+    def fleet(self) -> str:
+        """The fleet whose documents are accepted."""
+        return self._fleet
+
     @classmethod
     def trusting(cls, public_keys: Iterable[bytes], fleet: str, device: str) -> "Verifier":
         """Return a verifier that trusts ``public_keys``."""

@@ -251,6 +251,14 @@ def _operator(state: Campaign, event: e.OperatorActed, at: float) -> Campaign:
     return acted(state, event)
 
 
+def _contradicted(state: Campaign, event: e.ContradictionReported, at: float) -> Campaign:
+    return with_device(state, event.device, contradiction=event)
+
+
+def _settled(state: Campaign, event: e.ContradictionSettled, at: float) -> Campaign:
+    return with_device(state, event.device, contradiction=None)
+
+
 def _blob_shared(state: Campaign, event: e.BlobShared, at: float) -> Campaign:
     return state
 
@@ -286,6 +294,8 @@ _HANDLERS: dict[type, Any] = {
     e.DeploymentIssued: _deployed,
     e.InstallReported: _reported,
     e.OperatorActed: _operator,
+    e.ContradictionReported: _contradicted,
+    e.ContradictionSettled: _settled,
     e.MessageRefused: _message_refused,
     e.BlobShared: _blob_shared,
     e.WorkFailed: _work_failed,

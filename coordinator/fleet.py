@@ -95,6 +95,7 @@ class Device:
             was rolled back to are left out.
         rolled_from: digests of the releases that it was rolled back from, the first one first; with
             a new release, or when it is rolled forward, there are none any more.
+        contradiction: of two checkpoints of the journal, as it reports, until it is accepted there.
     """
 
     device: str
@@ -139,6 +140,7 @@ class Device:
     requested: bool = False
     ran: tuple[str, ...] = ()
     rolled_from: tuple[str, ...] = ()
+    contradiction: e.ContradictionReported | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from broker.messages import (
 )
 from coordinator.bench import RoundResult
 from coordinator.settings import Settings
-from journal.events import AloneScore, LinkState, WidthMemory
+from journal.events import AloneScore, ContradictionReported, LinkState, WidthMemory
 
 SENTENCE_LIMIT = 300  # characters; six such sentences stay below the control limit
 M = TypeVar("M", bound=msgspec.Struct)
@@ -72,6 +72,7 @@ class Started:
     spec_hash: str
     software: str
     memory: tuple[WidthMemory, ...] = ()
+    signer: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,20 @@ class CommandReceived:
     operator: str
     command: Command
     payload_bytes: dict[float, int]
+
+
+@dataclass(frozen=True)
+class WitnessReported:
+    """A device said whether two checkpoints that it has seen contradict each other.
+
+    Attributes:
+        claim: what it reports, without the evidence; None = nothing.
+        accepted: why an operator accepted the last one, or "".
+    """
+
+    device: str
+    claim: ContradictionReported | None
+    accepted: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,6 +251,7 @@ Input = (
     | UpdateFetched
     | ReportReceived
     | CommandReceived
+    | WitnessReported
     | MessageForged
     | Initialised
     | Scored

@@ -32,6 +32,8 @@ OF_ONE_DEVICE = (
     e.UpdateRefused,
     e.DeploymentIssued,
     e.InstallReported,
+    e.ContradictionReported,
+    e.ContradictionSettled,
 )
 
 

@@ -48,7 +48,7 @@ def advance(state: Campaign, given: i.Input, now: float) -> tuple[list[e.AnyEven
 
 
 def _started(state: Campaign, given: i.Started, now: float) -> list[e.AnyEvent]:
-    events: list[e.AnyEvent] = [e.ServerStarted(epoch=state.epoch + 1)]
+    events: list[e.AnyEvent] = [e.ServerStarted(epoch=state.epoch + 1, signer=given.signer)]
     if state.settings is None:
         settings = given.settings
         events.append(
@@ -162,6 +162,18 @@ def _forged(state: Campaign, given: i.MessageForged, now: float) -> list[e.AnyEv
     return [e.MessageRefused(sender=given.sender, channel=given.channel, reason=given.reason)]
 
 
+def _witnessed(state: Campaign, given: i.WitnessReported, now: float) -> list[e.AnyEvent]:
+    known, claim = state.devices.get(given.device), given.claim
+    before = known.contradiction if known else None
+    if claim is None:
+        reason = brief(given.accepted)
+        return [e.ContradictionSettled(device=given.device, reason=reason)] if before else []
+    # What is not proven costs nothing to say: once is enough.
+    if claim == before or (before and not claim.proven):
+        return []
+    return [claim]
+
+
 def _initialised(state: Campaign, given: i.Initialised, now: float) -> list[e.AnyEvent]:
     if state.phase is not Phase.INITIALISING:
         return []
@@ -228,6 +240,8 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
     i.UpdateFetched: fetched,
     i.ReportReceived: _reported,
     i.CommandReceived: commanded,
+    i.CommandReceived: _commanded,
+    i.WitnessReported: _witnessed,
     i.MessageForged: _forged,
     i.Initialised: _initialised,
     i.Scored: _scored,

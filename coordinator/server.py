@@ -18,7 +18,7 @@ import msgspec
 from broker import messages as m
 from broker.background import BackgroundTasks
 from broker.codec import decode_on, encode, expires_after_s, is_retained
-from broker.envelope import sign
+from broker.envelope import key_id, public_key_of, sign
 from broker.errors import BlobError, DecodeError, LinkError, SizeError
 from broker.link import Connected, Disconnected, Link, Received
 from broker.ordering import LatestOnly
@@ -56,12 +56,20 @@ from coordinator.jobs import JobError, JobRunner
 from coordinator.notices import Notices, tells
 from coordinator.presence import Leases
 from coordinator.rounds import advance
-from coordinator.settings import DAY_S, Settings, SettingsError, changed_settings
+from coordinator.settings import (
+    DAY_S,
+    AuditSettings,
+    Settings,
+    SettingsError,
+    changed_settings,
+)
 from coordinator.share_list import ShareList
 from coordinator.sharing import Sealer, Sharing
+from coordinator.witnessing import Witnessing
 from journal.blobs import BlobFolder
 from journal.errors import EventError
 from journal.events import WidthMemory
+from journal.events import ContradictionReported, RewardsAllocated, WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
 from slimmable.cost import model_bytes, payload_bytes
@@ -112,6 +120,7 @@ class Coordinator:
         identity: Identity,
         desk: Desk,
         software: str = "",
+        audit: AuditSettings | None = None,
     ) -> None:
         """Replay the journal; nothing is sent before `run`.
 
@@ -142,6 +151,14 @@ class Coordinator:
             )
         self._leases = Leases(settings.presence, self.state.leases(), desk.clock())
         self._notices = Notices(self._sign)
+        self._witnessing = Witnessing(
+            settings.fleet,
+            audit or AuditSettings(),
+            desk.journal,
+            identity.signing_key,
+            desk.folder,
+            desk.clock(),
+        )
         self._job: Job | None = None
         self._fetching: set[str] = set()
         self._fetcher = BlobFetcher(desk.link, desk.folder / "uploads")
@@ -169,7 +186,8 @@ class Coordinator:
         # Activations are not known here: the least that it takes.
         least = {width: predict_inference_memory(model_bytes(spec, width), 0) for width in ladder}
         memory = tuple(WidthMemory(width=w, inference_bytes=size) for w, size in least.items())
-        self._apply(i.Started(self.settings, spec.spec_hash, self._software, memory))
+        signer = key_id(public_key_of(self._identity.signing_key))
+        self._apply(i.Started(self.settings, spec.spec_hash, self._software, memory, signer))
         await self._link.start()
         await self._link.subscribe(server_filters(self.settings.fleet))
         self._background.spawn(self._publish_for_ever())
@@ -218,7 +236,8 @@ class Coordinator:
             self._apply(i.LeaseChanged(change.device, change.state, change.cause))
         self._apply(i.Tick())
         self._desk.journal.flush()
-        if self._notices.tick(self.state):
+        due = self._witnessing.tick(self._desk.clock())
+        if self._notices.tick(self.state) or due:
             self._wake.set()
 
     # --- inputs ----------------------------------------------------------------------------------
@@ -237,6 +256,10 @@ class Coordinator:
         self.state = state
         for event in events:
             log.info("%s", type(event).__name__, extra={"event": event})
+            if isinstance(event, RewardsAllocated):
+                self._witnessing.rewards_allocated()
+            elif isinstance(event, ContradictionReported):
+                log.error("%s reports that this journal was changed: docs/audit.md", event.device)
         if telling:
             self._notices.happened(events)
             self._do_what_is_due()
@@ -307,6 +330,8 @@ class Coordinator:
                 self._announced(device, said)
             case m.Report():
                 self._apply(i.ReportReceived(device, said))
+            case m.Witness():
+                self._apply(self._witnessing.heard(device, said))
             case m.Telemetry():
                 try:
                     self._desk.journal.add_telemetry(device, now, said)
@@ -440,6 +465,7 @@ class Coordinator:
     def _say_all_again(self) -> None:
         """Publish everything once more: a killed broker may have forgotten what it retained."""
         self._notices.forgotten()
+        self._witnessing.forgotten()
         self._wake.set()
         self._sharing.forgotten()
         self._start_sharing()
@@ -447,7 +473,7 @@ class Coordinator:
     async def _publish_changes(self) -> None:
         if self._ending:
             return  # nothing is said after the goodbye
-        due = self._notices.due(self.state, self._sharing.shares)
+        due = self._notices.due(self.state, self._sharing.shares) | self._witnessing.due()
         # All are queued before the first is waited for; a task for each would cost more than it.
         said = [self._say(topic, body) for topic, body in due.items()]
         if said:

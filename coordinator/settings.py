@@ -1,5 +1,6 @@
 """What an operator may set about a campaign: read from TOML, kept in the journal."""
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,34 @@ DAY_S = 86400.0
 # Of the hyper-parameters: what no device is told.
 OF_THE_SERVER = ("epochs", "round_decay", "window", "control")
 Encoding = Literal["float32", "float16", "bfloat16", "int8", "top-k", "adaptive"]
+
+
+class AuditSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the server signs a checkpoint of its journal; no part of a campaign.
+
+    Attributes:
+        events: after so many further events; minutes: or after so long, if there is any.
+        pause_s: but never sooner than this after the last one, so that a large fleet's devices have
+            not too many to keep. Only rewards do not wait.
+    """
+
+    events: int = 1000
+    minutes: float = 10.0
+    pause_s: float = 30.0
+
+    def check(self) -> "AuditSettings":
+        """Return these settings if they make sense.
+
+        Raises:
+            SettingsError: they do not; says which.
+        """
+        if self.events < 1:
+            raise SettingsError(f"audit.events = {self.events} must be at least 1")
+        if not 0 < self.minutes < math.inf:
+            raise SettingsError(f"audit.minutes = {self.minutes} must be above 0")
+        if not 0 <= self.pause_s < math.inf:
+            raise SettingsError(f"audit.pause_s = {self.pause_s} must not be below 0")
+        return self
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -106,6 +106,18 @@ class NoteStanding:
     standing: m.Standing
 
 
+@dataclass(frozen=True)
+class KeepWitness:
+    """Put what the device has witnessed on its disk, then say it."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Warn whoever reads the device's log."""
+
+    text: str
+
+
 Action = (
     Say
     | MakeProfile
@@ -118,4 +130,6 @@ Action = (
     | Install
     | RemoveModel
     | NoteStanding
+    | KeepWitness
+    | Note
 )

@@ -43,6 +43,7 @@ from edge_agent.session import RETRY_S, TRY_AGAIN, AgentSession, Installed
 from edge_agent.trainer_process import TrainRequest
 from edge_agent.trainer_protocol import WEIGHTS, Trained
 from edge_agent.training_failure import TrainingFailed
+from edge_agent.witness_file import read_acceptance, write_witness
 from profiler.profile import (
     Benchmark,
     Condition,
@@ -62,12 +63,14 @@ CHANNEL_OF: dict[type[m.Message], DeviceSays] = {
     m.Update: DeviceSays.UPDATE,
     m.Report: DeviceSays.REPORT,
     m.Telemetry: DeviceSays.TELEMETRY,
+    m.Witness: DeviceSays.WITNESS,
 }
 KEPT = "kept"  # folder of what the device keeps to itself
 PUBLIC = "public"  # folder of the inputs that all devices score
 TICK_S = 0.5
 GOODBYE_S = 2.0
 CONDITION_S = 30.0
+ACCEPTANCE_S = 2.0
 TEXT_LIMIT = 1000  # characters
 
 
@@ -187,7 +190,7 @@ class Equipment:
 
 def last_will(fleet: str, device: str, session: int) -> Will:
     """Return what the broker shall say when this session ends without a goodbye."""
-    death = m.Birth(status=m.LinkStatus.OFFLINE, cause="will", session=session)
+    death = m.Birth(status=m.LinkStatus.OFFLINE, cause="will", session=session, witness=True)
     return Will(topic_for(fleet, UpTopic(device, DeviceSays.BIRTH)), encode(death))
 
 
@@ -214,6 +217,7 @@ class Agent:
         self._publisher = BlobPublisher()
         self._public = PublicInputs(equipment.folder / PUBLIC)
         self._fetching_public = asyncio.Lock()
+        self._witnessing = asyncio.Lock()
         self._seq = 0
         self._latest = LatestOnly()
         self._background = BackgroundTasks(self._link)
@@ -224,7 +228,13 @@ class Agent:
         """Serve until cancelled or stopped."""
         await self._link.start()
         await self._link.subscribe(device_filters(self._id.fleet, self._id.device))
-        for loop in (self._heartbeats(), self._ticks(), self._telemetry(), self._conditions()):
+        for loop in (
+            self._heartbeats(),
+            self._ticks(),
+            self._telemetry(),
+            self._conditions(),
+            self._acceptances(),
+        ):
             self._background.spawn(loop)
         try:
             async for event in self._link.events():
@@ -246,7 +256,9 @@ class Agent:
 
     async def stop(self) -> None:
         """Say goodbye and end `run`."""
-        goodbye = self._publish(m.Birth(status=m.LinkStatus.OFFLINE, cause="shutdown"))
+        goodbye = self._publish(
+            m.Birth(status=m.LinkStatus.OFFLINE, cause="shutdown", witness=True)
+        )
         self._ending = True
         with contextlib.suppress(LinkError, TimeoutError):
             await asyncio.wait_for(goodbye, GOODBYE_S)
@@ -310,8 +322,10 @@ class Agent:
                 can_train=self._gear.trainer is not None,
                 running=running.running if running else "",
                 emulated=self._id.emulated,
+                witness=True,
             )
         )
+        await self._say(self._session.witness.message())
         if running:
             await self._say(running)
 
@@ -336,6 +350,15 @@ class Agent:
             await asyncio.sleep(CONDITION_S)
             self._handle(i.ConditionRead(await asyncio.to_thread(self._gear.condition)))
 
+    async def _acceptances(self) -> None:
+        """Look for an operator's word, as long as there is something to accept."""
+        while True:
+            await asyncio.sleep(ACCEPTANCE_S)
+            if self._session.witness.state.contradiction:
+                found = await asyncio.to_thread(read_acceptance, self._gear.folder)
+                if found:
+                    self._handle(i.ContradictionAccepted(found))
+
     async def _telemetry(self) -> None:
         while True:
             await asyncio.sleep(self._gear.telemetry_s)
@@ -351,6 +374,8 @@ class Agent:
                 case a.CancelTask(round_):
                     if task := self._rounds.pop(round_, None):
                         task.cancel()
+                case a.Note(text):
+                    log.warning("%s", text)
                 case a.NoteStanding(standing):
                     log.info("standing: %s (%s)", standing.participation, standing.reason)
                 case a.FetchWeights(task):
@@ -382,6 +407,17 @@ class Agent:
                 await self._install(action)
             case a.RemoveModel():
                 self._handle(i.InstallDone(await self._gear.installer.remove(action)))
+            case a.KeepWitness():
+                await self._keep_witness()
+
+    async def _keep_witness(self) -> None:
+        async with self._witnessing:  # an older state must not be written over a newer one
+            witness = self._session.witness
+            try:
+                await asyncio.to_thread(write_witness, self._gear.folder, witness.state)
+            except OSError as error:  # a full disk among them; what was seen is told all the same
+                log.warning("a checkpoint of the server cannot be kept: %s", error)
+        await self._say(witness.message())
 
     async def _make_profile(self, server: m.ServerState, *, fresh: bool) -> m.Profile:
         facts, trainer = self._gear.facts, self._gear.trainer

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from broker import messages as m
+from edge_agent.witness_state import Acceptance
 from profiler.profile import Condition
 from slimmable.update_codec import UpdateEncoding
 
 
 @dataclass(frozen=True)
 class ServerSaid:
-    """A message on one of the device's down channels or on ``srv/state``; None = cleared.
+    """A message on one of the device's down channels or from ``srv/``; None = cleared.
 
     ``live`` says that it was sent just now, not kept by the broker from before.
     """
@@ -21,6 +22,8 @@ class ServerSaid:
         | m.Standing
         | m.DeploymentOrder
         | m.ProfileRequest
+        | m.SignedCheckpoint
+        | m.Proof
         | None
     )
     live: bool = False
@@ -109,6 +112,13 @@ class InstallDone:
 
 
 @dataclass(frozen=True)
+class ContradictionAccepted:
+    """An operator left word on this device."""
+
+    acceptance: Acceptance
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
@@ -124,5 +134,6 @@ SessionInput = (
     | UpdateKept
     | UpdateSent
     | InstallDone
+    | ContradictionAccepted
     | Tick
 )

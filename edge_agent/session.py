@@ -35,6 +35,7 @@ from edge_agent.condition_watch import worth_telling
 from edge_agent.inputs import (
     Acknowledged,
     ConditionRead,
+    ContradictionAccepted,
     InstallDone,
     ProfileMade,
     ServerSaid,
@@ -49,6 +50,7 @@ from edge_agent.inputs import (
 from edge_agent.link_meter import LinkMeter
 from edge_agent.load_watch import LoadWatch
 from edge_agent.profile_message import expected_training_s
+from edge_agent.witness import Witness
 from profiler.profile import Condition
 
 RETRY_S = 60.0
@@ -107,6 +109,7 @@ class AgentSession:
         reason: str = "",
         pending: Mapping[int, m.Update] | None = None,
         installed: Installed | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Start a session from what is on the device's disk.
 
@@ -117,7 +120,9 @@ class AgentSession:
             reason: why it cannot train.
             pending: updates in the outbox that have no receipt, by round.
             installed: what runs.
+            witness: what it knows of the server's journal; None = nothing yet.
         """
+        self.witness = witness or Witness(device, verifier)
         self._device = device
         self._verifier = verifier
         self._can_train = can_train
@@ -221,8 +226,10 @@ class AgentSession:
                 return [Say(m.Progress(round=round_, stage=m.Stage.UPLOADED))]
             case InstallDone(report):
                 return self._install_done(report)
+            case ContradictionAccepted(acceptance):
+                return self.witness.accept(acceptance, now)
             case Tick():
-                return self._tick(now)
+                return [*self._tick(now), *self.witness.tick(now)]
 
     # --- the server said ------------------------------------------------------------------------
 
@@ -246,6 +253,10 @@ class AgentSession:
                 return self._deployment(message, now)
             case m.ProfileRequest():
                 return self._asked(message)
+            case m.SignedCheckpoint():
+                return self.witness.heard(message, now)
+            case m.Proof():
+                return self.witness.answered(message, now)
         return []
 
     def _server_state(self, server: m.ServerState) -> list[Action]:

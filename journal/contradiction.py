@@ -19,7 +19,8 @@ def contradiction_of(
     was signed earlier is an old message, as a broker may deliver it after it was killed.
 
     Args:
-        kept, seen: verified checkpoints of one server.
+        kept: a verified checkpoint.
+        seen: another one of the same server.
         proof: a verified document, see `fits`; another one says nothing.
     """
     if seen.size == kept.size:

@@ -13,6 +13,7 @@ import msgspec
 
 from broker.messages import (
     BlobReference,
+    ContradictionKind,
     DropReason,
     InstallState,
     OperatorAction,
@@ -68,9 +69,14 @@ class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):
 
 
 class ServerStarted(Event, frozen=True, kw_only=True, tag="server-started"):
-    """The coordinator process started for the ``epoch``-th time; it is the session it sends."""
+    """The coordinator process started for the ``epoch``-th time; it is the session it sends.
+
+    Attributes:
+        signer: id of the public key whose signatures devices must trust from now on.
+    """
 
     epoch: int
+    signer: str = ""
 
 
 class ModelInitialised(Event, frozen=True, kw_only=True, tag="model-initialised"):
@@ -622,6 +628,37 @@ class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
         return f"{self.on_behalf_of} via {self.operator}" if self.on_behalf_of else self.operator
 
 
+class ContradictionReported(Event, frozen=True, kw_only=True, tag="contradiction-reported"):
+    """A device holds two checkpoints that cannot both be of a journal that only grew.
+
+    Attributes:
+        kept_size, kept_root: the checkpoint that it kept, root in hex; seen_size, seen_root: the
+            later one, which denies it.
+        proven: whether both carry this server's signature and do contradict each other; else it is
+            the device's word.
+    """
+
+    device: str
+    kind: ContradictionKind
+    kept_size: int
+    kept_root: str
+    seen_size: int
+    seen_root: str
+    proven: bool
+
+
+class ContradictionSettled(Event, frozen=True, kw_only=True, tag="contradiction-settled"):
+    """A device reports its contradiction no more.
+
+    Attributes:
+        reason: what the operator wrote who accepted it on the device; "" where nobody did: the
+            device has lost what it kept.
+    """
+
+    device: str
+    reason: str
+
+
 class MessageRefused(Event, frozen=True, kw_only=True, tag="message-refused"):
     """Somebody sent a message that is not acceptable, for example with a forged device id."""
 
@@ -670,6 +707,8 @@ AnyEvent = (
     | DeploymentIssued
     | InstallReported
     | OperatorActed
+    | ContradictionReported
+    | ContradictionSettled
     | MessageRefused
     | WorkFailed
     | CampaignFinished

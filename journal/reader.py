@@ -109,6 +109,23 @@ class JournalReader:
                 return
             start = batch[-1].index + 1
 
+    def intact(self) -> Iterator[Record]:
+        """Yield the records from the first one on, up to the last that can be read.
+
+        Raises:
+            JournalError: missing, of another version, or damaged behind the records so far.
+        """
+        start = 0
+        try:
+            for record in self.records():
+                yield record
+                start = record.index + 1
+        except JournalDamagedError:
+            # A batch is read as a whole: of the one with the damage some may still be there.
+            while one := self._ask(lambda connection: select_records(connection, start, 1)):  # noqa: B023
+                yield one[0]
+                start = one[0].index + 1
+
     def head(self) -> Head:
         """Return the head as the writer last noted it.
 
@@ -254,6 +271,18 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
     raise JournalVersionError(
         f"{path} is no journal of a known schema (found {version!r}); choose another folder"
     )
+
+
+def select_hashes(connection: sqlite3.Connection, first: int, end: int) -> list[bytes]:
+    """Return the hashes of a range of records, the last excluded.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    rows = connection.execute(
+        "SELECT hash FROM events WHERE idx >= ? AND idx < ? ORDER BY idx", (first, end)
+    )
+    return [row[0] for row in rows]
 
 
 def select_records(connection: sqlite3.Connection, start: int, limit: int = _BATCH) -> list[Record]:

@@ -39,6 +39,7 @@ from journal.reader import (
     connect,
     explain,
     select_all_records,
+    select_hashes,
     select_telemetry,
 )
 
@@ -208,6 +209,17 @@ class Journal:
         connection = self._usable()
         try:
             yield from select_all_records(connection, start)
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+
+    def hashes(self, first: int, end: int) -> list[bytes]:
+        """Return the hashes of a range of written records, the last excluded.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        try:
+            return select_hashes(self._usable(), first, end)
         except sqlite3.Error as error:
             raise explain(error, self._path) from error
 

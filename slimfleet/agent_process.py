@@ -21,6 +21,7 @@ from edge_agent.slots import ModelSlots
 from edge_agent.stored_model import SLOTS_FOLDER, read_current
 from edge_agent.trainer_process import TrainerProcess, TrainerSettings
 from edge_agent.training_failure import training_obstacle
+from edge_agent.witness_file import read_witness
 from journal.disk import make_folder, write_atomically
 from profiler.condition import read_condition
 from profiler.emulation import EmulatedMachine, EmulationError, find_machine
@@ -75,6 +76,7 @@ async def run_agent(config: AgentConfig, base: Path) -> None:
         reason=obstacle,
         pending={update.round: update for update in outbox.pending()},
         installed=installer.installed(),
+        witness=read_witness(folder, config.device, _verifier(config)),
     )
     link = MqttLink(
         config.broker.address(),

@@ -16,7 +16,7 @@ import msgspec
 from broker.address import BrokerAddress, Credentials
 from broker.errors import BrokerConfigError
 from broker.topics import check_name
-from coordinator.settings import Settings, SettingsError
+from coordinator.settings import AuditSettings, Settings, SettingsError
 from coordinator.settings_checks import check_pool
 from slimfleet.monitor_config import MonitorSection
 
@@ -91,6 +91,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         name: the server's user name at the broker.
         campaign: see `coordinator.settings.Settings`.
         monitor: the page.
+        audit: when the server signs checkpoints of its journal.
     """
 
     broker: BrokerSection
@@ -105,6 +106,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     folder: str = "server-data"
     name: str = "server"
     monitor: MonitorSection = MonitorSection()
+    audit: AuditSettings = AuditSettings()
 
 
 class TrainSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -220,6 +222,7 @@ def _check(path: Path, config: msgspec.Struct) -> None:
     try:
         if isinstance(config, ServerConfig):
             config.campaign.check()
+            config.audit.check()
             check_name(config.campaign.fleet, "campaign.fleet")
             _check_broker(config.broker)
             _check_evaluator(config)

@@ -93,6 +93,7 @@ async def run_server(config: ServerConfig, base: Path, page: Sequence[str] | Non
             identity,
             Desk(link, journal, blobs, jobs, ForwardClock(), folder),
             software=f"slimfleet {__version__}",
+            audit=config.audit,
         )
         if coordinator.replayed:
             log.info("replayed %d events: %s", coordinator.replayed, coordinator.state.phase)

@@ -29,6 +29,7 @@ from edge_agent.installation import ModelInstaller
 from edge_agent.outbox import Outbox
 from edge_agent.session import AgentSession
 from edge_agent.slots import ModelSlots
+from edge_agent.witness_file import read_witness
 from journal.blobs import BlobFolder
 from journal.disk import make_folder
 from journal.store import Journal
@@ -245,6 +246,7 @@ class DeviceProcess(Process):
             reason="" if wanted.trains else "this device only infers",
             pending={update.round: update for update in self.outbox.pending()},
             installed=self.installer.installed(),
+            witness=read_witness(folder, self.user, self.verifier()),
         )
         self.link = MemoryLink(self.fleet.broker, self.user, last_will(fleet, self.user, number))
         identity = AgentIdentity(
