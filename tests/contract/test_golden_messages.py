@@ -21,6 +21,8 @@ TYPES: set[type[msgspec.Struct]] = {
     messages.SignedEnvelope,
     messages.Release,
     messages.Deployment,
+    messages.Checkpoint,
+    messages.ConsistencyProof,
 }
 
 

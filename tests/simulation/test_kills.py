@@ -35,6 +35,8 @@ STEPS = (
     "SendUpdate",
     "SettleUpdate",
     "Install",
+    "KeepWitness",
+    "Say Witness",
 )
 
 
@@ -64,6 +66,9 @@ async def finish(fleet, *, tidy=True):
     for name, device in fleet.devices.items():
         current = device.installer.installed()
         assert current.report.running == current.digest == fleet.confirmed()[name]
+        # No kill may look like a changed journal.
+        assert device.session.witness.state.kept
+        assert device.session.witness.state.contradiction is None
     return events
 
 
@@ -146,8 +151,10 @@ def test_the_server_may_be_killed_at_every_commit(place, tmp_path, weights_per_r
         }
 
 
-SERVER_PLACES = [n for n in sorted(CRASHPOINTS) if n.startswith(("journal-", "blob-", "file-"))]
-DEVICE_PLACES = [n for n in sorted(CRASHPOINTS) if n.startswith(("outbox-", "slots-", "file-"))]
+OF_SERVER = ("journal-", "blob-", "checkpoints-", "file-")
+OF_DEVICE = ("outbox-", "slots-", "witness-", "file-")
+SERVER_PLACES = [name for name in sorted(CRASHPOINTS) if name.startswith(OF_SERVER)]
+DEVICE_PLACES = [name for name in sorted(CRASHPOINTS) if name.startswith(OF_DEVICE)]
 
 
 def test_every_crash_point_belongs_to_a_process_that_is_killed_there():

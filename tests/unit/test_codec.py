@@ -135,5 +135,6 @@ def test_state_is_retained_and_events_are_not():
     assert set(TOPICS) - kept == {
         UpTopic("dev-1", DeviceSays.ALIVE),
         UpTopic("dev-1", DeviceSays.TELEMETRY),
+        DownTopic("dev-1", ServerSays.PROOF),
         CommandTopic("ann"),
     }
