@@ -11,6 +11,7 @@ checkpoints that witnesses kept.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import msgspec
 
@@ -62,16 +63,19 @@ class ExportEnd(msgspec.Struct, frozen=True, kw_only=True):
     lost: str = ""
 
 
+class Outcome(StrEnum):
+    """Whether something is as it should be; a note is about what could not be checked."""
+
+    HOLDS = "ok"
+    FAILS = "FAILED"
+    NOTE = "note"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """One thing that was checked, in one sentence."""
 
-    Attributes:
-        holds: whether it is as it should be; None = a note.
-        text: in one sentence.
-    """
-
-    holds: bool | None
+    outcome: Outcome
     text: str
 
 
@@ -88,7 +92,9 @@ class _Marks:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def export_lines(head: ExportHead, records: Iterable[Record], known: Head | None) -> Iterator[bytes]:
+def export_lines(
+    head: ExportHead, records: Iterable[Record], known: Head | None
+) -> Iterator[bytes]:
     """Yield the lines of an export; what is intact is exported, and the end says what is lost.
 
     Args:
@@ -101,8 +107,8 @@ def export_lines(head: ExportHead, records: Iterable[Record], known: Head | None
     try:
         for record in records:
             at = verify([record], after=at)
-            yield _line(_exported(record))
-    except JournalError as error:
+            yield _line(exported(record))
+    except (JournalError, UnicodeDecodeError) as error:
         lost = str(error)
     if not lost and known and known.index > at.index:
         lost = (
@@ -112,7 +118,8 @@ def export_lines(head: ExportHead, records: Iterable[Record], known: Head | None
     yield _line(ExportEnd(records=at.count, lost=lost))
 
 
-def _exported(record: Record) -> ExportedRecord:
+def exported(record: Record) -> ExportedRecord:
+    """Return a record as it stands in a file."""
     return ExportedRecord(
         index=record.index,
         at=record.at,
@@ -173,7 +180,7 @@ class Export:
                 if found.records is not None:
                     self.end = ExportEnd(records=found.records, lost=found.lost)
                     continue
-                yield _record(decode_document(line, ExportedRecord))
+                yield record_in(decode_document(line, ExportedRecord))
             except (DecodeError, ValueError) as error:
                 raise AuditError(f"line {number} is no record: {error}") from error
 
@@ -183,7 +190,12 @@ class _AnyLine(msgspec.Struct, frozen=True, kw_only=True):
     lost: str = ""
 
 
-def _record(one: ExportedRecord) -> Record:
+def record_in(one: ExportedRecord) -> Record:
+    """Return the record of a file.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
     previous, hashed = bytes.fromhex(one.previous), bytes.fromhex(one.hash)
     if not math.isfinite(one.at) or not -1 < one.index < 1 << 62:
         raise ValueError(f"place {one.index} at {one.at}")
@@ -213,7 +225,9 @@ def check_export(
                 findings.append(_compared(name, one, tree.root))
     except (ChainError, AuditError) as error:
         broken = str(error)
-    chain = Finding(not broken, broken or f"chain: {at.count} events, each continues the one before")
+    chain = Finding(
+        not broken, broken or f"chain: {at.count} events, each continues the one before"
+    )
     for name, one in (pair for pairs in marks.roots.values() for pair in pairs):
         findings.append(_missing(name, one, at.count))
     newest = _newest(export, verifier)
@@ -228,23 +242,27 @@ def _signatures(
     for name, envelope in named.items():
         if envelope is None:
             findings.append(
-                Finding(None, "no checkpoint was signed yet: a rewrite of the whole would not show")
+                Finding(
+                    Outcome.NOTE,
+                    "no checkpoint was signed yet: a rewrite of the whole would not show",
+                )
             )
             continue
         try:
             marks.add(name, verifier.checkpoint(envelope))
         except ReleaseError as error:
-            findings.append(Finding(False, f"{name}: {error}"))
+            findings.append(Finding(Outcome.FAILS, f"{name}: {error}"))
     return findings, marks
 
 
 def _compared(name: str, one: m.Checkpoint, root: bytes) -> Finding:
     if root == one.root:
         return Finding(
-            True, f"{name}: signed over {one.size} events, root {root.hex()[:16]}, which is theirs"
+            Outcome.HOLDS,
+            f"{name}: signed over {one.size} events, root {root.hex()[:16]}, which is theirs",
         )
     return Finding(
-        False,
+        Outcome.FAILS,
         f"{name}: over {one.size} events another root was signed ({one.root.hex()[:16]}, here"
         f" {root.hex()[:16]}): the history was rewritten",
     )
@@ -252,7 +270,7 @@ def _compared(name: str, one: m.Checkpoint, root: bytes) -> Finding:
 
 def _missing(name: str, one: m.Checkpoint, count: int) -> Finding:
     return Finding(
-        False,
+        Outcome.FAILS,
         f"{name}: signed over {one.size} events, only {count} are here: the end was cut off, or"
         " the history rewritten",
     )
@@ -263,11 +281,11 @@ def _ends(export: Export, at: Head, broken: str) -> list[Finding]:
         return []
     end = export.end
     if end is None:
-        return [Finding(False, "the export has no end: it was cut off; copy it again")]
+        return [Finding(Outcome.FAILS, "the export has no end: it was cut off; copy it again")]
     if end.records != at.count:
         text = f"the export counts {end.records} records and holds {at.count}; copy it again"
-        return [Finding(False, text)]
-    return [Finding(False, f"lost: {end.lost}")] if end.lost else []
+        return [Finding(Outcome.FAILS, text)]
+    return [Finding(Outcome.FAILS, f"lost: {end.lost}")] if end.lost else []
 
 
 def _newest(export: Export, verifier: Verifier) -> m.Checkpoint | None:
@@ -281,15 +299,19 @@ def _uncovered(newest: m.Checkpoint | None, at: Head) -> list[Finding]:
     behind = at.count - (newest.size if newest else 0)
     if newest is None or behind <= 0:
         return []
-    return [Finding(None, f"{behind} events are newer than the checkpoint: only the chain holds")]
+    return [
+        Finding(
+            Outcome.NOTE, f"{behind} events are newer than the checkpoint: only the chain holds"
+        )
+    ]
 
 
 def trusted(head_key: bytes, given: bytes | None) -> Finding:
     """Return what the key is worth that the signatures were checked with."""
     if given is None:
         return Finding(
-            None,
+            Outcome.NOTE,
             f"public key {key_id(head_key)} is the export's own: give the one that your devices"
             " trust with --key",
         )
-    return Finding(True, f"public key: {key_id(given)}, as given")
+    return Finding(Outcome.HOLDS, f"public key: {key_id(given)}, as given")

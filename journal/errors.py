@@ -10,6 +10,7 @@
       JournalDamagedError  the file is not what was written: restore it, nothing was changed
         ChainError         a record was edited, removed, moved or cut off: says which one
       JournalClosedError   closed, or unsure after a write error: open it again
+      AuditError           an export or a proof of the audit log is none: make it again
       BlobMissingError     no such blob in the folder
       DamagedFileError     bytes and digest of a file differ: fetch or write it again
       DiskFullError        no room: what was there before is untouched; make room, try again
@@ -58,6 +59,10 @@ class ChainError(JournalDamagedError):
 
 class JournalClosedError(JournalError):
     """The journal is closed, or unsure after a write error. Open it again."""
+
+
+class AuditError(JournalError):
+    """A file is no export or proof of an audit log, or cannot be made. The message says why."""
 
 
 class BlobMissingError(JournalError):

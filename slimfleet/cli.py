@@ -41,6 +41,7 @@ COMMANDS = {
     "adopt": ("slimfleet.commands.adopt", "make a trained network work at every width"),
     "export": ("slimfleet.commands.export", "export widths of a model as ONNX files"),
     "simulate": ("slimfleet.commands.simulate", "play whole campaigns on this machine"),
+    "audit": ("slimfleet.commands.audit", "show, export and prove the audit log"),
     "infer": ("slimfleet.commands.infer", "run a model over a file of samples"),
     "broker": ("slimfleet.commands.broker", "configure or run a broker"),
 }
@@ -48,6 +49,7 @@ INTERRUPTED = 130
 BAD_INPUT = frozenset(
     [
         "AccessError",
+        "AuditError",
         "BrokerConfigError",
         "CheckpointError",
         "ConfigError",
