@@ -225,9 +225,8 @@ def check_export(
                 findings.append(_compared(name, one, tree.root))
     except (ChainError, AuditError) as error:
         broken = str(error)
-    chain = Finding(
-        not broken, broken or f"chain: {at.count} events, each continues the one before"
-    )
+    whole = f"chain: {at.count} events, each continues the one before"
+    chain = Finding(Outcome.FAILS, broken) if broken else Finding(Outcome.HOLDS, whole)
     for name, one in (pair for pairs in marks.roots.values() for pair in pairs):
         findings.append(_missing(name, one, at.count))
     newest = _newest(export, verifier)

@@ -15,14 +15,17 @@ import msgspec
 
 from broker.messages import (
     Birth,
+    Checkpoint,
     DeviceSummary,
     LinkStatus,
     Message,
     Participation,
     Profile,
     ServerState,
+    SignedCheckpoint,
     Standing,
     Summary,
+    Witness,
 )
 from broker.topics import (
     ANY,
@@ -34,6 +37,14 @@ from broker.topics import (
     Topic,
     UpTopic,
     topic_for,
+)
+from monitor.audit_status import (
+    alarms,
+    checkpoint_data,
+    checkpoint_in,
+    contradicted,
+    sentences,
+    witness_data,
 )
 from monitor.terminal_text import plain, wrapped
 
@@ -64,7 +75,8 @@ class StatusView:
         fleet: name.
         server: its state; None where it never served this fleet.
         summary: the fleet at a glance.
-        births, standings, profiles: per device, the newest heard.
+        births, standings, profiles, witnesses: per device, the newest heard.
+        checkpoint: of the server's journal, as the server says: its signature is not checked here.
     """
 
     fleet: str
@@ -73,6 +85,8 @@ class StatusView:
     births: Mapping[str, Birth] = field(default_factory=dict)
     standings: Mapping[str, Standing] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    witnesses: Mapping[str, Witness] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
 
     @property
     def complete(self) -> bool:
@@ -81,6 +95,8 @@ class StatusView:
             return False
         listed = {line.device for line in self.summary.devices}
         known = self.standings.keys() & self.births.keys()
+        # A contradiction that comes last must not be missed.
+        known = {name for name in known if not self.births[name].witness or name in self.witnesses}
         return listed <= known and len(known) >= len(listed) + self.summary.more
 
     @property
@@ -110,6 +126,7 @@ def status_filters(fleet: str) -> tuple[str, ...]:
         *(topic_for(fleet, ServerTopic(channel)) for channel in ServerTells),
         topic_for(fleet, UpTopic(ANY, DeviceSays.BIRTH)),
         topic_for(fleet, UpTopic(ANY, DeviceSays.PROFILE)),
+        topic_for(fleet, UpTopic(ANY, DeviceSays.WITNESS)),
         topic_for(fleet, DownTopic(ANY, ServerSays.STANDING)),
     )
 
@@ -121,6 +138,10 @@ def fold(view: StatusView, topic: Topic, message: Message) -> StatusView:
             return dataclasses.replace(view, server=message)
         case ServerTopic(), Summary():
             return dataclasses.replace(view, summary=message)
+        case ServerTopic(), SignedCheckpoint():
+            return dataclasses.replace(view, checkpoint=checkpoint_in(message))
+        case UpTopic(device=device), Witness():
+            return dataclasses.replace(view, witnesses={**view.witnesses, device: message})
         case UpTopic(device=device), Birth():
             return dataclasses.replace(view, births={**view.births, device: message})
         case UpTopic(device=device), Profile():
@@ -159,6 +180,8 @@ def status_data(view: StatusView) -> dict[str, Any]:
         "complete": view.complete,
         "server": msgspec.to_builtins(view.server) if view.server else None,
         "summary": _summary_data(view.summary) if view.summary else None,
+        "checkpoint": checkpoint_data(view.checkpoint),
+        "contradicted": list(contradicted(view.witnesses)),
         "devices": [_device_data(view, device) for device in view.devices],
     }
 
@@ -185,6 +208,7 @@ def _device_data(view: StatusView, device: str) -> dict[str, Any]:
         "emulated": birth.emulated if birth else "",
         "known": standing is not None,
         "clock_offset_s": _clock_offset(view, device),
+        "witness": witness_data(view.witnesses.get(device)),
     }
     shown = standing or Standing(participation=Participation.WAITING, reason=_unheard())
     return data | {
@@ -225,7 +249,7 @@ def _headline(view: StatusView) -> str:
 
 
 def _notices(view: StatusView) -> list[str]:
-    notices = []
+    notices = alarms(view.witnesses)
     if view.server is None:
         notices.append(f"nothing retained from a server of fleet {plain(view.fleet)} was delivered")
     elif view.server.status is not LinkStatus.ONLINE:
@@ -269,6 +293,7 @@ def _why(view: StatusView, device: str) -> list[str]:
     said = []
     if birth is not None and birth.emulated:
         said.append(f"EMULATED machine: {plain(birth.emulated)}")
+    said += sentences(view.witnesses.get(device))
     if standing is None:
         return [*said, _unheard()]
     said.append(f"{_takes_part(standing)[1]}: {plain(standing.reason) or 'no reason'}")

@@ -274,7 +274,7 @@ FROM_A_DEVICE = st.sampled_from(list(DeviceSays)).flatmap(
     )
 )
 FROM_AN_OPERATOR = st.tuples(st.just(CommandTopic(OPERATOR)), hostile(m.Command))
-FROM_THE_SERVER = st.sampled_from([*ServerSays, ServerTells.STATE]).flatmap(
+FROM_THE_SERVER = st.sampled_from([*ServerSays, ServerTells.STATE, ServerTells.CHECKPOINT]).flatmap(
     lambda channel: st.tuples(
         st.just(
             ServerTopic(channel) if isinstance(channel, ServerTells) else DownTopic(PRESS, channel)

@@ -2,13 +2,26 @@ import itertools
 import json
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import Alive, LinkStatus, Participation, Profile, ServerState
+from broker.messages import (
+    Alive,
+    Checkpoint,
+    Contradiction,
+    ContradictionKind,
+    LinkStatus,
+    Participation,
+    Profile,
+    ServerState,
+    SignedCheckpoint,
+    SignedEnvelope,
+    Witness,
+)
 from broker.permissions import operator_permissions
-from broker.topics import DeviceSays, UpTopic, operator_filters
+from broker.topics import DeviceSays, ServerTells, ServerTopic, UpTopic, operator_filters
 from monitor.status_table import (
     StatusView,
     fold,
@@ -147,6 +160,74 @@ def test_devices_beyond_the_summary_are_waited_for():
     assert view.complete
     assert view.devices == ("pump-1", "pump-2")
     assert view.link("pump-2") == "online"  # by its own word
+
+
+def witness(*, contradicts=False, **changed):
+    envelope = SignedEnvelope(kind="checkpoint", payload=b"", signatures=())
+    found = Contradiction(kind=ContradictionKind.SMALLER_TREE, kept=envelope, seen=envelope)
+    return Witness(
+        **({"size": 120, "root": b"r" * 32, "contradiction": found if contradicts else None}),
+        **changed,
+    )
+
+
+def test_a_contradiction_that_a_device_reports_is_said_first_and_below_the_device():
+    told = (UpTopic("pump-2", DeviceSays.WITNESS), witness(contradicts=True))
+    lines = status_lines(folded([*fleet_messages(), told]))
+    alarm = next(at for at, line in enumerate(lines) if line.startswith("!"))
+    assert lines[alarm].startswith("! THE SERVER'S HISTORY WAS CHANGED, report: pump-2;")
+    text = " ".join(" ".join(lines).split())
+    assert "CONTRADICTION (smaller-tree): it keeps a checkpoint of 120 events" in text
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_witness_without_a_contradiction_changes_nothing_in_the_table():
+    told = (UpTopic("pump-2", DeviceSays.WITNESS), witness())
+    assert "\n".join(status_lines(folded([*fleet_messages(), told]))) == GOLDEN
+
+
+def test_the_data_name_the_checkpoint_and_what_each_device_keeps():
+    document = Checkpoint(fleet="pumps", size=200, root=b"s" * 32, signed_at=5.0)
+    signed = SignedCheckpoint(
+        checkpoint=SignedEnvelope(
+            kind="checkpoint", payload=msgspec.msgpack.encode(document), signatures=()
+        )
+    )
+    view = folded([
+        *fleet_messages(),
+        (ServerTopic(ServerTells.CHECKPOINT), signed),
+        (UpTopic("pump-1", DeviceSays.WITNESS), witness(signed_at=float("nan"))),
+        (UpTopic("pump-2", DeviceSays.WITNESS), witness(contradicts=True)),
+    ])  # fmt: skip
+    data = status_data(view)
+    assert data["checkpoint"] == {"size": 200, "root": "73" * 32, "signed_at": 5.0}
+    assert data["contradicted"] == ["pump-2"]
+    kept = {one["device"]: one["witness"] for one in data["devices"]}
+    assert kept["pump-3"] is None
+    assert kept["pump-1"]["size"] == 120
+    assert kept["pump-2"]["contradiction"] == "smaller-tree"
+    assert "NaN" not in json.dumps(data)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_none():
+    garbled = SignedCheckpoint(
+        checkpoint=SignedEnvelope(kind="checkpoint", payload=b"\xc1", signatures=())
+    )
+    view = folded([*fleet_messages(), (ServerTopic(ServerTells.CHECKPOINT), garbled)])
+    assert status_data(view)["checkpoint"] is None
+
+
+def test_what_a_witness_says_is_waited_for_where_the_agent_is_one():
+    messages = [
+        (STATE_TOPIC, STATE),
+        (SUMMARY_TOPIC, summary(("pump-1", "online"), ("old", "online"))),
+        (birth_topic("pump-1"), birth(witness=True)),
+        (standing_topic("pump-1"), standing()),
+        (birth_topic("old"), birth()),
+        (standing_topic("old"), standing()),
+    ]
+    assert not folded(messages).complete
+    assert folded([*messages, (UpTopic("pump-1", DeviceSays.WITNESS), witness())]).complete
 
 
 def test_a_fleet_without_devices_is_complete():
