@@ -32,10 +32,12 @@ def alarms(witnesses: Mapping[str, Witness]) -> list[str]:
     names = contradicted(witnesses)
     if not names:
         return []
-    return [
-        f"THE SERVER'S HISTORY WAS CHANGED, report: {', '.join(map(plain, names))}; what the server"
-        " shows now is not what they saw signed: see docs/audit.md"
-    ]
+    who = ", ".join(map(plain, names))
+    said = (
+        f"THE SERVER'S HISTORY WAS CHANGED, report: {who}; what the server shows now is not what"
+        " they saw signed: see docs/audit.md"
+    )
+    return [said]
 
 
 def sentences(witness: Witness | None) -> list[str]:
@@ -43,8 +45,10 @@ def sentences(witness: Witness | None) -> list[str]:
     if witness is None or witness.contradiction is None:
         return []
     return [
-        f"CONTRADICTION ({witness.contradiction.kind}): it keeps a checkpoint of {witness.size}"
-        " events that a later one of the server denies"
+        (
+            f"CONTRADICTION ({witness.contradiction.kind}): it keeps a checkpoint of {witness.size}"
+            " events that a later one of the server denies"
+        )
     ]
 
 

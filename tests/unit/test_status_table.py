@@ -166,7 +166,9 @@ def witness(*, contradicts=False, **changed):
     envelope = SignedEnvelope(kind="checkpoint", payload=b"", signatures=())
     found = Contradiction(kind=ContradictionKind.SMALLER_TREE, kept=envelope, seen=envelope)
     return Witness(
-        **({"size": 120, "root": b"r" * 32, "contradiction": found if contradicts else None}),
+        size=120,
+        root=b"r" * 32,
+        contradiction=found if contradicts else None,
         **changed,
     )
 
@@ -277,6 +279,7 @@ def test_the_data_form_is_json_and_holds_every_width_with_its_reason():
         "emulated": "raspberry-pi-4",
         "known": True,
         "clock_offset_s": None,
+        "witness": None,
         "participation": "takes-part",
         "reason": "width 0.5: predicted 1.2 s of 3 s",
         "training_width": 0.5,
@@ -308,6 +311,8 @@ def test_the_data_form_of_nothing_is_empty():
         "complete": False,
         "server": None,
         "summary": None,
+        "checkpoint": None,
+        "contradicted": [],
         "devices": [],
     }
 
