@@ -81,10 +81,13 @@ class JournalReader:
                 missing. Only for the process that holds the lock.
             salvage: whether to read what is left of a file that was cut off, which SQLite refuses
                 as a whole. For whoever has said already that it is damaged, never to go on from.
+            salvage: whether a file that was cut off is read as far as it goes. SQLite else refuses
+                it as a whole.
         """
         self._salvage = salvage
         self._path = folder / DATABASE
         self._recover = recover
+        self._salvage = salvage
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """Yield the records from an index on, up to the newest when the end is reached.
@@ -115,16 +118,22 @@ class JournalReader:
         Raises:
             JournalError: missing, of another version, or damaged behind the records so far.
         """
-        start = 0
-        try:
-            for record in self.records():
-                yield record
-                start = record.index + 1
-        except JournalDamagedError:
-            # A batch is read as a whole: of the one with the damage some may still be there.
-            while one := self._ask(lambda connection: select_records(connection, start, 1)):  # noqa: B023
-                yield one[0]
-                start = one[0].index + 1
+        start, limit = 0, _BATCH
+        while True:
+            first, most = start, limit
+            try:
+                batch = self._ask(lambda connection: select_records(connection, first, most))  # noqa: B023
+            except JournalDamagedError:
+                if limit == 1:
+                    raise
+                limit = (
+                    1  # a batch is read as a whole: of the one with the damage some may be there
+                )
+                continue
+            yield from batch
+            if len(batch) < limit:
+                return
+            start = batch[-1].index + 1
 
     def head(self) -> Head:
         """Return the head as the writer last noted it.
@@ -184,6 +193,9 @@ class JournalReader:
                         connection.execute("PRAGMA writable_schema = ON")
                     else:
                         check_version(connection, self._path)
+                    if self._salvage:  # of this connection alone, which cannot write
+                        connection.execute("PRAGMA writable_schema = ON")
+                    check_version(connection, self._path)
                     answer = query(connection)
             except (sqlite3.DatabaseError, JournalError) as error:
                 failure = error

@@ -36,8 +36,12 @@ class ServerFiles:
     journal: JournalReader
 
 
-def server_files(config: Path) -> ServerFiles:
+def server_files(config: Path, *, salvage: bool = False) -> ServerFiles:
     """Return what the folder of a server holds; nothing is made or changed there.
+
+    Args:
+        config: server.toml.
+        salvage: see `journal.reader.JournalReader`.
 
     Raises:
         ConfigError: the configuration or the key cannot be read.
@@ -49,7 +53,7 @@ def server_files(config: Path) -> ServerFiles:
         fleet=server.campaign.fleet,
         public_key=_public_key(folder / SIGNING_KEY_FILE),
         checkpoint=_newest(folder / CHECKPOINTS_FILE),
-        journal=JournalReader(folder / "journal"),
+        journal=JournalReader(folder / "journal", salvage=salvage),
     )
 
 

@@ -132,7 +132,7 @@ def _shown(record: Record, arguments: argparse.Namespace) -> str:
 
 def export_log(arguments: argparse.Namespace) -> int:
     """Write an export; fails where the journal has losses, after exporting what is intact."""
-    files = server_files(arguments.config)
+    files = server_files(arguments.config, salvage=True)
     head = ExportHead(
         format=FORMAT,
         fleet=files.fleet,
