@@ -23,7 +23,7 @@ class SignedCheckpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_due(
-    last: int, size: int, waited_s: float, settings: AuditSettings, *, rewarded: bool
+    last: int, size: int, waited_s: float, settings: AuditSettings, *, at_once: bool
 ) -> bool:
     """Return whether a checkpoint is to be signed now.
 
@@ -35,11 +35,11 @@ def is_due(
             promised.
         waited_s: since the last one.
         settings: when it is due.
-        rewarded: whether rewards were allocated since.
+        at_once: whether rewards were allocated since, or the server was started.
     """
     if size <= last:
         return False
-    if last == 0 or rewarded:
+    if last == 0 or at_once:
         return True
     if waited_s < settings.pause_s:
         return False

@@ -26,7 +26,7 @@ class AuditSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         events: after so many further events; minutes: or after so long, if there is any.
         pause_s: but never sooner than this after the last one, so that a large fleet's devices have
-            not too many to keep. Only rewards do not wait.
+            not too many to keep. Only rewards and a start of the server do not wait.
     """
 
     events: int = 1000

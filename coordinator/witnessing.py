@@ -70,7 +70,8 @@ class Witnessing:
         self._follow()
         self._remembered = self._read()
         self._since = min(now, self._last.signed_at) if self._last else now
-        self._rewarded = False
+        # Where the journal was restored from an older copy, devices see it at once.
+        self._at_once = True
         self._asked: dict[str, tuple[int, int]] = {}
         self._said: m.SignedCheckpoint | None = None
         self._newest = self._message()
@@ -88,7 +89,7 @@ class Witnessing:
 
     def rewards_allocated(self) -> None:
         """Note that the next tick signs a checkpoint whatever the time."""
-        self._rewarded = True
+        self._at_once = True
 
     def tick(self, now: float) -> bool:
         """Sign a checkpoint if it is time; returns whether there is anything to say.
@@ -97,8 +98,8 @@ class Witnessing:
         """
         last = self._last
         size, under = self._journal.head.count, last.size if last else 0
-        if is_due(under, size, now - self._since, self._settings, rewarded=self._rewarded):
-            self._since, self._rewarded = now, False
+        if is_due(under, size, now - self._since, self._settings, at_once=self._at_once):
+            self._since, self._at_once = now, False
             self._make(now)
         return self._said is not self._newest or bool(self._asked)
 

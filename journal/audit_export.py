@@ -20,7 +20,7 @@ from broker.decoding import decode_document
 from broker.envelope import Verifier, key_id
 from broker.errors import DecodeError, ReleaseError
 from journal.chain import EMPTY, Head, Record, verify
-from journal.errors import AuditError, ChainError, JournalError
+from journal.errors import AuditError, ChainError, JournalDamagedError
 from journal.merkle import Frontier
 
 FORMAT = "slimfleet-audit/1"
@@ -101,6 +101,9 @@ def export_lines(
         head: its first line.
         records: from the first one on; reading them may fail at any place.
         known: where the journal says that it ends, None where it does not say.
+
+    Raises:
+        JournalError: there is no journal, or it cannot be read for another reason than damage.
     """
     yield _line(head)
     at, lost = EMPTY, ""
@@ -108,7 +111,7 @@ def export_lines(
         for record in records:
             at = verify([record], after=at)
             yield _line(exported(record))
-    except (JournalError, UnicodeDecodeError) as error:
+    except (JournalDamagedError, UnicodeDecodeError) as error:
         lost = str(error)
     if not lost and known and known.index > at.index:
         lost = (

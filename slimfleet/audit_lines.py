@@ -80,7 +80,7 @@ def moment(at: float) -> str:
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
-        return f"{at:.0f}"
+        return f"{at:g} s"
 
 
 def parse_since(text: str, now: float) -> float:

@@ -29,6 +29,7 @@ from journal.audit_proof import check_proof, gather, prove, read_proof
 from journal.chain import Head, Record
 from journal.errors import AuditError, EventError, JournalError
 from journal.reader import JournalReader
+from monitor.terminal_text import plain
 from slimfleet.audit_files import (
     own_key,
     read_keys,
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     actions = parser.add_subparsers(dest="audit_action", required=True, metavar="ACTION")
     log = actions.add_parser("log", help="print the entries")
-    log.add_argument("--device", type=name_argument, default="", metavar="ID", help="about it only")
+    log.add_argument("--device", type=name_argument, metavar="ID", help="about it only")
     log.add_argument("--kind", default="", metavar="KIND", help='such as "rewards-allocated"')
     log.add_argument("--since", default="", metavar="TIME", help="90m, 2h, 3d, or a date (UTC)")
     log.add_argument("--json", action="store_true", help="one object a line, with all there is")
@@ -127,7 +128,7 @@ def _shown(record: Record, arguments: argparse.Namespace) -> str:
         return ""
     if arguments.json:
         return json.dumps(entry(record))
-    return entry_line(record, arguments.device)
+    return entry_line(record, arguments.device or "")
 
 
 def export_log(arguments: argparse.Namespace) -> int:
@@ -222,7 +223,7 @@ def check_reward(arguments: argparse.Namespace) -> int:
 
 def _told(findings: Sequence[Finding]) -> int:
     for one in findings:
-        sys.stdout.write(f"{one.outcome:8}{one.text}\n")
+        sys.stdout.write(f"{one.outcome:8}{plain(one.text)}\n")
     failed = sum(one.outcome is Outcome.FAILS for one in findings)
     if failed:
         sys.stderr.write(f"slimfleet audit: {failed} of {len(findings)} checks failed\n")

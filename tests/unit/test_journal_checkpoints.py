@@ -89,7 +89,7 @@ def server(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("last", "size", "waited_s", "rewarded", "due"),
+    ("last", "size", "waited_s", "at_once", "due"),
     [
         (0, 0, 1e9, True, False),  # nothing to sign
         (0, 1, 0.0, False, True),  # the first one
@@ -104,13 +104,13 @@ def server(tmp_path):
         (5, 6, 0.0, True, True),  # rewards do not wait
     ],
 )
-def test_a_checkpoint_is_due(last, size, waited_s, rewarded, due):
-    assert is_due(last, size, waited_s, SETTINGS, rewarded=rewarded) == due
+def test_a_checkpoint_is_due(last, size, waited_s, at_once, due):
+    assert is_due(last, size, waited_s, SETTINGS, at_once=at_once) == due
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.floats(0, 1e6), st.booleans())
-def test_no_checkpoint_is_ever_due_without_a_new_event(last, size, waited_s, rewarded):
-    if is_due(last, size, waited_s, SETTINGS, rewarded=rewarded):
+def test_no_checkpoint_is_ever_due_without_a_new_event(last, size, waited_s, at_once):
+    if is_due(last, size, waited_s, SETTINGS, at_once=at_once):
         assert size > last
 
 
