@@ -207,6 +207,7 @@ class ServerProcess(Process):
             Identity(FLEET_SECRET, SIGNING_KEY),
             Desk(self.link, self.journal, blobs, self._jobs, self.fleet.clock, folder),
             software="simulation",
+            audit=self.fleet.audit,
         )
         await self.coordinator.run()
 

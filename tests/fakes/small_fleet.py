@@ -130,9 +130,13 @@ class SmallFleet:
         jobs: the server's worker.
         kill: whom to kill where; the process starts again soon after.
         start: whether all processes start at once.
+        audit: when checkpoints are signed.
     """
 
-    def __init__(self, folder, devices, *, settings=None, jobs=None, kill=None, start=True):
+    def __init__(
+        self, folder, devices, *, settings=None, jobs=None, kill=None, start=True, audit=None
+    ):
+        self.audit = audit
         trainers = sum(device.trains for device in devices.values())
         self.folder = folder
         self.settings = settings or toy_settings(rounds={"min_devices": trainers})
