@@ -206,7 +206,13 @@ def _operation(name: str, topic: Topic, action: str) -> Document:
 def _components() -> Document:
     types = [found for topic in channels().values() if (found := message_type(topic))]
     _, schemas = msgspec.json.schema_components(
-        [*types, messages.Release, messages.Deployment],
+        [
+            *types,
+            messages.Release,
+            messages.Deployment,
+            messages.Checkpoint,
+            messages.ConsistencyProof,
+        ],
         ref_template="#/components/schemas/{name}",
     )
     return {

@@ -301,11 +301,8 @@ def _uncovered(newest: m.Checkpoint | None, at: Head) -> list[Finding]:
     behind = at.count - (newest.size if newest else 0)
     if newest is None or behind <= 0:
         return []
-    return [
-        Finding(
-            Outcome.NOTE, f"{behind} events are newer than the checkpoint: only the chain holds"
-        )
-    ]
+    newer = f"{behind} events are" if behind > 1 else "1 event is"
+    return [Finding(Outcome.NOTE, f"{newer} newer than the checkpoint: only the chain holds")]
 
 
 def trusted(head_key: bytes, given: bytes | None) -> Finding:

@@ -19,6 +19,7 @@ from coordinator.settings import Settings
 from journal.crashpoints import CRASHPOINTS
 from profiler.emulation import MACHINES
 from slimfleet.cli import COMMANDS
+from slimfleet.commands.audit import ACTIONS
 from slimfleet.config import AgentConfig, ServerConfig, read_config
 from slimfleet.exit_codes import ExitCode
 from slimmable.model import SlimmableModel
@@ -114,7 +115,12 @@ def test_every_option_that_is_named_exists():
             check=True,
             cwd=ROOT,
         ).stdout
-        for command in [*(c for c in COMMANDS if c != "broker"), "broker config", "broker run"]
+        for command in [
+            *(c for c in COMMANDS if c not in {"broker", "audit"}),
+            "broker config",
+            "broker run",
+            *(f"audit {action}" for action in ACTIONS),
+        ]
     }
     unknown = []
     for page in PAGES:

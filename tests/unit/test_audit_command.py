@@ -234,7 +234,7 @@ def test_an_export_beside_a_running_server_is_whole(plant, capsys):
         journal.append([e.CampaignFinished(detail="")], AT)
         out, told = exported(plant, capsys)
         assert told.endswith(": 41 events\n")
-    assert "1 events are newer" in said(capsys, "verify", out, "--key", plant.agent)
+    assert "1 event is newer" in said(capsys, "verify", out, "--key", plant.agent)
 
 
 def test_nothing_in_the_servers_folder_is_made_or_changed(plant, capsys):
