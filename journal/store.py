@@ -216,12 +216,19 @@ class Journal:
         """Return the hashes of a range of written records, the last excluded.
 
         Raises:
+            JournalDamagedError: some are gone.
             JournalError: they cannot be read.
         """
         try:
-            return select_hashes(self._usable(), first, end)
+            found = select_hashes(self._usable(), first, end)
         except sqlite3.Error as error:
             raise explain(error, self._path) from error
+        if len(found) != end - first:
+            raise JournalDamagedError(
+                f"{self._path} holds {len(found)} of the records {first} to {end - 1}; it was"
+                " changed beside the server: restore it from a copy"
+            )
+        return found
 
     def add_telemetry(self, device: str, received_at: float, telemetry: Telemetry) -> None:
         """Keep one telemetry message. It is not chained.

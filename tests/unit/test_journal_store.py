@@ -429,3 +429,14 @@ def test_telemetry_is_kept_by_device_and_forgotten_by_age(tmp_path):
         assert journal.prune_telemetry(3.0) == 2
         assert [at for at, _ in journal.telemetry("a")] == [3.0]
         assert journal.head == EMPTY
+
+
+def test_the_hashes_of_a_range_are_those_of_its_records(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        journal.append([ServerStarted(epoch=n) for n in range(7)], 1.0)
+        whole = [record.hash for record in journal.records()]
+        assert journal.hashes(0, 7) == whole
+        assert journal.hashes(2, 5) == whole[2:5]
+        assert journal.hashes(3, 3) == []
+        with pytest.raises(JournalDamagedError, match="holds 2 of the records 5 to 8"):
+            journal.hashes(5, 9)
