@@ -15,7 +15,8 @@ from broker.decoding import decode_document
 from broker.envelope import Verifier
 from broker.errors import DecodeError, ReleaseError
 from journal import events as e
-from journal.audit_export import ExportedRecord, Finding, Outcome, exported, record_in
+from journal.audit_check import Finding, Outcome
+from journal.audit_export import ExportedRecord, exported, record_in
 from journal.chain import Record, record_hash
 from journal.errors import AuditError, EventError
 from journal.merkle import Tree, inclusion_holds

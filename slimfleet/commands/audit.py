@@ -14,17 +14,8 @@ from broker.decoding import decode_document
 from broker.envelope import Verifier
 from edge_agent.witness_file import leave_acceptance
 from edge_agent.witness_state import Acceptance, document_of
-from journal.audit_export import (
-    FORMAT,
-    Export,
-    ExportEnd,
-    ExportHead,
-    Finding,
-    Outcome,
-    check_export,
-    export_lines,
-    trusted,
-)
+from journal.audit_check import Finding, Outcome, check_export, trusted
+from journal.audit_export import FORMAT, Export, ExportEnd, ExportHead, export_lines
 from journal.audit_proof import check_proof, gather, prove, read_proof
 from journal.chain import Head, Record
 from journal.errors import AuditError, EventError, JournalError

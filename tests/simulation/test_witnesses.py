@@ -1,10 +1,12 @@
 """Devices as witnesses of a real server's journal: restarts, losses, and changed histories."""
 
 import asyncio
+import base64
 import dataclasses
 import shutil
 
 import msgspec
+import numpy as np
 
 from broker import messages as m
 from broker.codec import decode_on, encode
@@ -26,6 +28,7 @@ from journal import events as e
 from journal.merkle import root_of
 from journal.reader import JournalReader
 from journal.store import Journal
+from tests.fakes.processes import FLEET_SECRET, SIGNING_KEY
 from tests.fakes.small_fleet import FLEET, OPERATOR, DeviceSettings, SmallFleet, toy_settings
 from tests.fakes.virtual_clock import run, simulated
 
@@ -282,3 +285,16 @@ async def test_forged_checkpoints_and_proofs_make_nobody_doubt(tmp_path):
         await asyncio.sleep(30.0)
         assert all(witness(fleet, name).contradiction is None for name in TWO)
         assert not fleet.events(e.ContradictionReported)
+
+
+@simulated
+async def test_no_secret_and_no_sample_of_a_device_stands_in_the_log_of_a_whole_campaign(tmp_path):
+    async with small(tmp_path) as fleet:
+        await campaign_over(fleet)
+        log = b"".join(record.payload for record in fleet.server.journal.records())
+        assert b"rewards-allocated" in log
+        for secret in (SIGNING_KEY, FLEET_SECRET):
+            for written in (secret, secret.hex().encode(), base64.b64encode(secret)):
+                assert written not in log
+        values = np.load(fleet.samples)["x"].ravel()
+        assert not [one for one in values.tolist() if repr(one).encode() in log]

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from broker import messages as m
 from broker.envelope import Verifier, public_key_of, public_key_text, sign
 from journal import events as e
+from journal.audit_check import Outcome, check_export
 from journal.audit_export import (
     FORMAT,
     Export,
+    ExportEnd,
     ExportHead,
-    Outcome,
-    check_export,
     export_lines,
+    exported,
 )
 from journal.audit_proof import check_proof, gather, prove, read_proof
 from journal.chain import EMPTY, Head, extend, verify
@@ -163,8 +164,6 @@ def msgspec_record(record, **changes):
 
 def raw_lines(history):
     """Return lines as a forger writes them, whatever the chain says."""
-    from journal.audit_export import ExportEnd, exported
-
     head = ExportHead(format=FORMAT, fleet=FLEET, public_key=PUBLIC, checkpoint=SIGNED)
     body = [exported(one) for one in history]
     return [

@@ -92,6 +92,34 @@ def test_no_event_has_a_place_for_a_key(event_type):
         assert not isinstance(kind, inspect.BytesType), f"{path} holds bytes: is it a key?"
 
 
+# What of an event may hold many numbers. None of it is a sample, a feature or a weight, but widths,
+# shapes, counts, and scores over blocks of recordings.
+NUMBERS = {
+    ".widths[]",
+    ".ladder[]",
+    ".training.widths[]",
+    ".training.draw_weights[]",
+    ".contributions[].blocks[]",
+    ".scores[].blocks[]",
+    ".release.manifest.input_shape[]",
+    ".release.manifest.other_inputs[].shape[]",
+    ".release.manifest.reference.classes[]",
+    ".release.manifest.reference.confidence[]",
+}
+
+
+def test_no_event_has_a_place_for_raw_data():
+    """A sample is many numbers: a list of numbers is looked at before it may enter the journal."""
+    number = (inspect.IntType, inspect.FloatType, inspect.AnyType)
+    found = {
+        path
+        for event_type in TYPES
+        for path, kind in nested(inspect.type_info(event_type))
+        if path.endswith("[]") and isinstance(kind, number)
+    }
+    assert found == NUMBERS, "is it somebody's data?"
+
+
 def test_every_event_has_a_tag_of_its_own():
     tags = [msgspec.inspect.type_info(kind).tag for kind in TYPES]
     assert len(set(tags)) == len(tags)
