@@ -36,7 +36,6 @@ STEPS = (
     "SettleUpdate",
     "Install",
     "KeepWitness",
-    "Say Witness",
 )
 
 
