@@ -331,7 +331,10 @@ class Coordinator:
             case m.Report():
                 self._apply(i.ReportReceived(device, said))
             case m.Witness():
-                self._apply(self._witnessing.heard(device, said))
+                known = self.state.devices.get(device)
+                doubted = bool(known and known.contradiction)
+                if found := self._witnessing.heard(device, said, doubted=doubted):
+                    self._apply(found)
             case m.Telemetry():
                 try:
                     self._desk.journal.add_telemetry(device, now, said)

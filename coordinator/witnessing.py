@@ -151,12 +151,23 @@ class Witnessing:
 
     # --- devices ---------------------------------------------------------------------------------
 
-    def heard(self, device: str, said: m.Witness) -> i.WitnessReported | i.MessageForged:
-        """Take note of what a device keeps and asks; returns what its report means."""
+    def heard(
+        self, device: str, said: m.Witness, *, doubted: bool
+    ) -> i.WitnessReported | i.MessageForged | None:
+        """Take note of what a device keeps and asks; returns what its report means, if anything.
+
+        After each checkpoint every device says what it keeps: for a large fleet that must cost
+        next to nothing.
+
+        Args:
+            device: who said it.
+            said: its message.
+            doubted: whether it has reported a contradiction before.
+        """
         if said.wants:
             self._asked[device] = (said.size, said.wants)
         if said.contradiction is None:
-            return i.WitnessReported(device, None, said.accepted)
+            return i.WitnessReported(device, None, said.accepted) if doubted else None
         try:
             return i.WitnessReported(device, self._claim(device, said.contradiction))
         except DecodeError as error:

@@ -292,7 +292,7 @@ def test_a_device_that_asks_gets_a_proof_that_holds(server):
     old = server.witnessing.newest
     server.happen(300).tick(60.0)
     server.told()
-    server.witnessing.heard("press", m.Witness(size=7, wants=307))
+    server.witnessing.heard("press", m.Witness(size=7, wants=307), doubted=False)
     assert server.tick()
     ((topic, answer),) = server.told().items()
     assert topic == DownTopic("press", ServerSays.PROOF)
@@ -307,7 +307,7 @@ def test_a_device_that_asks_gets_a_proof_that_holds(server):
 def test_a_question_without_an_answer_is_dropped(server, size, wants):
     server.happen(10).tick()
     server.told()
-    server.witnessing.heard("press", m.Witness(size=size, wants=wants))
+    server.witnessing.heard("press", m.Witness(size=size, wants=wants), doubted=False)
     assert server.told() == {}
 
 
@@ -315,8 +315,8 @@ def test_a_fleet_that_asks_at_once_is_answered_over_some_ticks(server):
     server.happen(100).tick()
     server.told()
     for number in range(3 * ANSWERS):
-        server.witnessing.heard(f"press-{number}", m.Witness(size=5, wants=100))
-        server.witnessing.heard(f"press-{number}", m.Witness(size=7, wants=100))
+        server.witnessing.heard(f"press-{number}", m.Witness(size=5, wants=100), doubted=False)
+        server.witnessing.heard(f"press-{number}", m.Witness(size=7, wants=100), doubted=False)
     answered = []
     for _ in range(3):
         assert server.tick()
@@ -350,7 +350,7 @@ def claim(seen_size=3, at=START + 9):
 
 
 def test_a_report_becomes_an_event_with_what_contradicts_and_whether_it_is_proven(server):
-    given_ = server.witnessing.heard("press", m.Witness(contradiction=claim()))
+    given_ = server.witnessing.heard("press", m.Witness(contradiction=claim()), doubted=False)
     assert given_ == i.WitnessReported(
         "press",
         e.ContradictionReported(
@@ -363,15 +363,24 @@ def test_a_report_becomes_an_event_with_what_contradicts_and_whether_it_is_prove
             proven=True,
         ),
     )
-    lie = server.witnessing.heard("press", m.Witness(contradiction=claim(at=START - 9)))
+    lie = server.witnessing.heard(
+        "press", m.Witness(contradiction=claim(at=START - 9)), doubted=False
+    )
     assert not lie.claim.proven
+
+
+def test_a_device_without_a_contradiction_costs_nothing_unless_it_had_one(server):
+    said = m.Witness(size=5, accepted="restored")
+    assert server.witnessing.heard("press", said, doubted=False) is None
+    found = server.witnessing.heard("press", said, doubted=True)
+    assert found == i.WitnessReported("press", None, "restored")
 
 
 def test_a_garbled_report_is_a_refused_message(server):
     garbled = msgspec.structs.replace(
         claim(), seen=m.SignedEnvelope(kind="checkpoint", payload=b"\xc1", signatures=())
     )
-    found = server.witnessing.heard("press", m.Witness(contradiction=garbled))
+    found = server.witnessing.heard("press", m.Witness(contradiction=garbled), doubted=False)
     assert isinstance(found, i.MessageForged)
     assert found.sender == "press"
 
