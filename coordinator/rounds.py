@@ -240,7 +240,6 @@ _REACTIONS: dict[type, Callable[[Campaign, Any, float], list[e.AnyEvent]]] = {
     i.UpdateFetched: fetched,
     i.ReportReceived: _reported,
     i.CommandReceived: commanded,
-    i.CommandReceived: _commanded,
     i.WitnessReported: _witnessed,
     i.MessageForged: _forged,
     i.Initialised: _initialised,
