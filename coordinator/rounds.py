@@ -18,7 +18,7 @@ from coordinator.commands import commanded
 from coordinator.delivery import exported, finish_campaign
 from coordinator.evolution import evolve
 from coordinator.fleet import Campaign, Phase, answered_deployment, open_task, settings_of
-from coordinator.inputs import is_finite, recordable
+from coordinator.inputs import brief, is_finite, recordable
 from coordinator.lateness import give_up
 from coordinator.reported_round import with_reports
 from coordinator.round_closing import close_round
