@@ -81,13 +81,10 @@ class JournalReader:
                 missing. Only for the process that holds the lock.
             salvage: whether to read what is left of a file that was cut off, which SQLite refuses
                 as a whole. For whoever has said already that it is damaged, never to go on from.
-            salvage: whether a file that was cut off is read as far as it goes. SQLite else refuses
-                it as a whole.
         """
         self._salvage = salvage
         self._path = folder / DATABASE
         self._recover = recover
-        self._salvage = salvage
 
     def records(self, start: int = 0) -> Iterator[Record]:
         """Yield the records from an index on, up to the newest when the end is reached.
@@ -126,9 +123,8 @@ class JournalReader:
             except JournalDamagedError:
                 if limit == 1:
                     raise
-                limit = (
-                    1  # a batch is read as a whole: of the one with the damage some may be there
-                )
+                # A batch is read as a whole: of the one with the damage some may still be there.
+                limit = 1
                 continue
             yield from batch
             if len(batch) < limit:
@@ -193,9 +189,6 @@ class JournalReader:
                         connection.execute("PRAGMA writable_schema = ON")
                     else:
                         check_version(connection, self._path)
-                    if self._salvage:  # of this connection alone, which cannot write
-                        connection.execute("PRAGMA writable_schema = ON")
-                    check_version(connection, self._path)
                     answer = query(connection)
             except (sqlite3.DatabaseError, JournalError) as error:
                 failure = error
