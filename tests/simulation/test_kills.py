@@ -158,7 +158,8 @@ DEVICE_PLACES = [name for name in sorted(CRASHPOINTS) if name.startswith(OF_DEVI
 
 def test_every_crash_point_belongs_to_a_process_that_is_killed_there():
     elsewhere = set(CRASHPOINTS) - set(SERVER_PLACES) - set(DEVICE_PLACES)
-    assert not elsewhere
+    # A journal of an older version is brought up to date in tests/unit/test_journal_migration.py.
+    assert not {name for name in elsewhere if not name.startswith("migration-")}
 
 
 @pytest.mark.parametrize("place", SERVER_PLACES)
