@@ -68,7 +68,6 @@ from coordinator.sharing import Sealer, Sharing
 from coordinator.witnessing import Witnessing
 from journal.blobs import BlobFolder
 from journal.errors import EventError
-from journal.events import WidthMemory
 from journal.events import ContradictionReported, RewardsAllocated, WidthMemory
 from journal.store import Journal
 from profiler.prediction import predict_inference_memory
