@@ -77,6 +77,7 @@ class DeviceView:
         labels: the operator's.
         suspended, retired, cap: what an operator did, by whom and why, or ""; cap_width: the widest
             that it may train, 0 = any.
+        contradiction: how what it witnessed of the journal denies what the server shows, or "".
         present: its lease as the server last told it; since, cause: of that.
         born_at: when it first appeared.
         telemetry, telemetry_at: the last that came.
@@ -119,6 +120,7 @@ class DeviceView:
     suspended: str = ""
     retired: str = ""
     cap: str = ""
+    contradiction: str = ""
     cap_width: float = 0.0
     width: float = 0.0
     predicted_s: float = 0.0

@@ -140,6 +140,7 @@ def device_row(device: DeviceView, view: FleetView, seen: Seen) -> Data:
         "memory_bytes": telemetry.memory_bytes if telemetry else None,
         "outbox": telemetry.outbox if telemetry else None,
         "clock_offset_s": profile.clock_offset_s if profile else None,
+        "contradiction": device.contradiction,
         "last_error": device.errors[-1].text if device.errors else "",
         "alarms": alarms(device, seen),
     }
@@ -159,9 +160,9 @@ def drift_level(index: float | None) -> str:
 
 def alarms(device: DeviceView, seen: Seen) -> list[str]:
     """Return what is wrong with a device, a few words each."""
+    found = ["the journal was changed"] if device.contradiction else []
     if device.retired or device.suspended:
-        return []
-    found = []
+        return found
     link = device.link(server_online=seen.trusts_presence)
     if link in (Link.OFFLINE, Link.STALE):
         found.append(str(link))

@@ -49,7 +49,8 @@ def _devices(view: FleetView, seen: Seen) -> Values:
 
 def _taking_part(view: FleetView, seen: Seen) -> Values:
     present = [device for device in view.devices.values() if not device.retired]
-    return Counter((str(device.participation),) for device in present)
+    online = seen.trusts_presence
+    return Counter((device.takes_part(server_online=online)[0],) for device in present)
 
 
 def _alarmed(view: FleetView, seen: Seen) -> Values:
@@ -149,6 +150,9 @@ SINGLE: Mapping[Metric, Callable[[FleetView], float | None]] = {
     ),
     _gauge("telemetry_last_timestamp_seconds", "When the last telemetry of any device came."): (
         lambda v: max((d.telemetry_at for d in v.devices.values() if d.telemetry_at), default=None)
+    ),
+    _gauge("audit_contradictions", "Devices whose kept checkpoint denies the journal."): (
+        lambda v: sum(bool(d.contradiction) for d in v.devices.values())
     ),
     _counter("releases_total", "Releases that were made."): lambda v: len(v.releases),
     _gauge("release_withheld", "1 while the newest weights are held back from release."): (

@@ -148,6 +148,23 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         _runs(view, at, device)
 
 
+def _contradicted(view: FleetView, at: float, event: e.ContradictionReported) -> None:
+    device = view.device(event.device)
+    proof = "its two checkpoints prove it" if event.proven else "by the device's word"
+    device.contradiction = (
+        f"{event.kind}: it kept a checkpoint of {event.kept_size} records and was shown one of"
+        f" {event.seen_size} that denies it; {proof}"
+    )
+    device.note(at, "audit", device.contradiction, trouble=True)
+    view.incident(at, "audit", f"{event.device}: {device.contradiction}")
+
+
+def _settled(view: FleetView, at: float, event: e.ContradictionSettled) -> None:
+    device = view.device(event.device)
+    device.contradiction = ""
+    device.note(at, "audit", f"accepted: {event.reason or 'the device lost what it kept'}")
+
+
 def _entitlements(view: FleetView, at: float, event: e.EntitlementsRevised) -> None:
     for reward in event.rewards:
         view.device(reward.device).rewards.append((at, reward))
@@ -235,6 +252,8 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     e.DeviceProfiled: _profiled,
     e.WidthChosen: _width_chosen,
     e.OperatorActed: _operator,
+    e.ContradictionReported: _contradicted,
+    e.ContradictionSettled: _settled,
     e.EntitlementsRevised: _entitlements,
     e.RewardsAllocated: _allocated,
     e.ReleaseBuilt: _built,

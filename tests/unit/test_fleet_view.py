@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.messages import (
+    ContradictionKind,
     DropReason,
     InstallState,
     OperatorAction,
@@ -313,6 +314,26 @@ def test_what_operators_do_is_seen_on_the_device_and_lifted_again():
     fold(view, 6.0, acted(OperatorAction.NOTE))
     assert [one.text for one in device.notes] == ["anna: bearing"]
     assert [one.text for one in view.notes] == ["anna: bearing"]
+
+
+def test_a_device_whose_checkpoint_denies_the_journal_is_an_alarm_until_it_is_settled():
+    told = e.ContradictionReported(
+        device="a",
+        kind=ContradictionKind.OTHER_ROOT,
+        kept_size=90,
+        kept_root="aa",
+        seen_size=120,
+        seen_root="bb",
+        proven=True,
+    )
+    view = folded(born("a"), acted(OperatorAction.SUSPEND, "a"), told)
+    row = device_detail(view, "a", SEEN)
+    assert row["alarms"] == ["the journal was changed"]  # whether it takes part or not
+    assert "kept a checkpoint of 90 records and was shown one of 120" in row["contradiction"]
+    assert [one.kind for one in view.incidents] == ["audit"]
+    fold(view, 9.0, e.ContradictionSettled(device="a", reason="restored from Monday's copy"))
+    assert device_detail(view, "a", SEEN)["contradiction"] == ""
+    assert "Monday" in view.devices["a"].timeline[-1].text
 
 
 def test_a_model_is_confirmed_by_the_device_alone():
