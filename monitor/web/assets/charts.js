@@ -14,7 +14,9 @@ const TABLE_ROWS = 200;
  * @property {string} label
  * @property {(number|null)[]} values
  * @property {"line"|"points"|"bars"|"area"} [kind]
- * @property {{low: number, high: number}[]} [intervals] Drawn behind the points.
+ * @property {{low: number, high: number}[]} [intervals] Of the values, drawn as lines.
+ * @property {{low: number, high: number}[]} [across] The same of the places on the x axis.
+ * @property {string} [hue] Name of a colour of the page.
  */
 
 /**
@@ -59,7 +61,7 @@ export function forgetCharts(element) {
 function colours(element) {
   const style = getComputedStyle(element);
   const of = (name) => style.getPropertyValue(name).trim();
-  return { ink: of("--soft"), line: of("--line"), hues: HUES.map(of), paper: of("--paper") };
+  return { ink: of("--soft"), line: of("--line"), hues: HUES.map(of), paper: of("--paper"), of };
 }
 
 function data(what) {
@@ -83,10 +85,10 @@ function settings(what, room, colour) {
     cursor: { drag: { x: false, y: false }, points: { show: !what.stacked } },
     legend: { show: what.series.length > 1, live: false },
     scales: {
-      x: { time: Boolean(what.x.time), range: what.x.time ? timeRange : numberRange },
-      y: { range: (_, low, high) => valueRange(what.y, low, high) },
+      x: { time: Boolean(what.x.time), range: what.x.time ? timeRange : (_, low, high) => numberRange(what.x.from ?? low, what.x.to ?? high) },
+      y: { range: (_, low, high) => valueRange(what.y, low, high, what.series.some((one) => one.kind === "bars")) },
     },
-    axes: [axis(what.x, colour), { ...axis(what.y, colour), size: 58 }],
+    axes: [{ ...axis(what.x, colour), size: what.x.time ? 46 : 30 }, { ...axis(what.y, colour), size: 58 }],
     series: [{}, ...order.map(({ one, at }) => line(what, one, at, colour))],
     hooks: { draw: [(plot) => drawIntervals(plot, order, colour)] },
   };
@@ -96,17 +98,18 @@ function timeRange(_, low, high) {
   return high > low ? [low, high] : [low - 1800, high + 1800];
 }
 
-function numberRange(_, low, high) {
+function numberRange(low, high) {
   const room = high > low ? 0.03 * (high - low) : 0.5;
   return [low - room, high + room];
 }
 
-function valueRange(y, low, high) {
-  const from = y.from ?? low;
-  const to = y.to ?? high;
+/* A bar is read by its length, so its scale holds zero. */
+function valueRange(y, low, high, bars) {
+  const from = y.from ?? (bars ? Math.min(0, low) : low);
+  const to = y.to ?? (bars ? Math.max(0, high) : high);
   if (!Number.isFinite(from) || !Number.isFinite(to)) return [0, 1];
   const room = to > from ? 0.07 * (to - from) : Math.abs(to) * 0.1 || 1;
-  return [y.from ?? from - room, y.to ?? to + room];
+  return [y.from ?? (bars && from === 0 ? 0 : from - room), y.to ?? to + room];
 }
 
 function axis(of, colour) {
@@ -124,7 +127,7 @@ function axis(of, colour) {
 }
 
 function line(what, one, at, colour) {
-  const hue = colour.hues[at % colour.hues.length];
+  const hue = one.hue ? colour.of(one.hue) : colour.hues[at % colour.hues.length];
   const common = { label: plain(one.label), stroke: hue, width: 2, spanGaps: true };
   if (what.stacked) return { ...common, fill: hue, stroke: colour.paper, width: 1, points: { show: false }, ...(stepped(what)) };
   if (one.kind === "points") return { ...common, width: 0, paths: () => null, points: { show: true, size: 8, fill: hue, stroke: hue } };
@@ -139,19 +142,20 @@ function stepped(what) {
 function drawIntervals(plot, order, colour) {
   const { ctx } = plot;
   order.forEach(({ one, at }, place) => {
-    if (!one.intervals || !plot.series[place + 1].show) return;
+    const intervals = one.intervals ?? one.across;
+    if (!intervals || !plot.series[place + 1].show) return;
     ctx.save();
     ctx.strokeStyle = colour.hues[at % colour.hues.length];
     ctx.globalAlpha = 0.6;
     ctx.lineWidth = 1.5 * devicePixelRatio;
-    one.intervals.forEach((interval, index) => {
+    intervals.forEach((interval, index) => {
       if (!interval || interval.low === interval.high) return;
+      const [low, high] = [interval.low, interval.high].map((value) => plot.valToPos(value, one.across ? "x" : "y", true));
       const x = plot.valToPos(plot.data[0][index], "x", true);
-      const low = plot.valToPos(interval.low, "y", true);
-      const high = plot.valToPos(interval.high, "y", true);
+      const y = plot.valToPos(plot.data[place + 1][index], "y", true);
       ctx.beginPath();
-      ctx.moveTo(x, low);
-      ctx.lineTo(x, high);
+      ctx.moveTo(...(one.across ? [low, y] : [x, low]));
+      ctx.lineTo(...(one.across ? [high, y] : [x, high]));
       ctx.stroke();
     });
     ctx.restore();

@@ -46,6 +46,7 @@ export function span(seconds) {
 /** A measured duration, in seconds. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return NOTHING;
+  if (seconds === 0) return "0 s";
   if (seconds < 0.0995) return `${(1000 * seconds).toPrecision(2)} ms`;
   if (seconds < 100) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
   return span(seconds);

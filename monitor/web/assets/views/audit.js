@@ -33,8 +33,8 @@ export class AuditView {
   #controls() {
     const entered = (name) => (event) => { this[name] = event.target.value.trim(); };
     return h("form", { class: "row controls", role: "search", on: { submit: (event) => { event.preventDefault(); this.#ask(); } } },
-      h("label", { for: "audit-device" }, "Device"), h("input", { id: "audit-device", type: "search", value: this.device, on: { input: entered("device") } }),
-      h("label", { for: "audit-kind" }, "Kind"), h("input", { id: "audit-kind", type: "search", value: this.kind, placeholder: "operator-acted", on: { input: entered("kind") } }),
+      h("span", { class: "check" }, h("label", { for: "audit-device" }, "Device"), h("input", { id: "audit-device", type: "search", value: this.device, on: { input: entered("device") } })),
+      h("span", { class: "check" }, h("label", { for: "audit-kind" }, "Kind"), h("input", { id: "audit-kind", type: "search", value: this.kind, placeholder: "operator-acted", on: { input: entered("kind") } })),
       h("button", { type: "submit" }, "Show"));
   }
 

@@ -42,7 +42,7 @@ const WORK = [
   {
     key: "takes_part", title: "Takes part", group: "Does it take part?", hint: "Whether it is invited to rounds, and why not",
     value: (row) => row.takes_part, mark: (row) => `${row.takes_part} ${row.reason}`,
-    show: (row) => h("div", { title: plain(row.reason) || null }, TAKES_PART[row.takes_part] ?? plain(row.takes_part), h("small", { class: "clip" }, quoted(row.reason))),
+    show: (row) => h("div", { title: plain(row.reason) || null }, TAKES_PART[row.takes_part] ?? plain(row.takes_part), h("small", { class: "clip one" }, quoted(row.reason))),
   },
   {
     key: "participation", title: "Participation", group: "Does it take part?", kind: "number",

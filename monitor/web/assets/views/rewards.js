@@ -93,13 +93,13 @@ export class RewardsView {
 
 function against(rows) {
   const sorted = [...rows].sort((a, b) => a.contribution - b.contribution);
-  const shown = (value) => (value ? fixed(value, 2) : NOTHING);
   return chart({ title: "Reward against contribution", names: sorted.map((row) => row.device),
-    x: { label: "Contribution", values: sorted.map((row) => row.contribution), show: (value) => fixed(value, 2) },
-    y: { label: "Score", show: shown },
+    x: { label: "Contribution, with its interval", values: sorted.map((row) => row.contribution), show: (value) => fixed(value, 2),
+      from: Math.min(...rows.map((row) => row.low)), to: Math.max(...rows.map((row) => row.high)) },
+    y: { label: "Score", from: 0, show: (value) => fixed(value, 2) },
     series: [
-      { label: "Score of its width", kind: "points", values: sorted.map((row) => row.score || null) },
-      { label: "Score that it earned", values: sorted.map((row) => row.target || null) },
+      { label: "Score of its width", kind: "points", values: sorted.map((row) => row.score), across: sorted },
+      { label: "Score that it earned", values: sorted.map((row) => row.target) },
     ] });
 }
 

@@ -106,8 +106,8 @@ export class RoundsView extends AskingView {
   }
 }
 
-function latest(row) {
-  return h("section", {}, h("h2", {}, `Round ${row.round} `, stateBadge(row)),
+function latest(row, title = true) {
+  return h("section", {}, title && h("h2", {}, `Round ${row.round} `, stateBadge(row)),
     h("div", { class: "halves" }, h("div", {}, h("h3", {}, "How far the devices came"), funnel(row.funnel)), h("div", {}, h("h3", {}, "Why some did not"), drops(row))));
 }
 
@@ -176,7 +176,7 @@ export class RoundView extends AskingView {
     this.drawn = drawn;
     forgetCharts(this.top);
     replace(this.top, h("p", {}, stateBadge(found), " opened ", moment(found.opened_at), found.closed_at ? [", closed ", moment(found.closed_at)] : null,
-      `, ${duration(found.budget_s)} allowed, quorum ${found.quorum}. `, found.closing && quoted(found.closing)), latest(found),
+      `, ${duration(found.budget_s)} allowed, quorum ${found.quorum}. `, found.closing && quoted(found.closing)), latest(found, false),
     found.curve.length > 0 && h("div", { class: "charts" }, curve(found)));
     this.table.show(found.tasks);
     const away = Object.entries(found.not_invited);

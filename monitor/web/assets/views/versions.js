@@ -10,6 +10,7 @@ import { badge } from "../icons.js";
 
 const AGAIN_MS = 5000;
 const KINDS = 6; // as many as there are colours; further ones are put together
+const NONE = "none";
 
 export class VersionsView {
   title = "Versions";
@@ -58,9 +59,9 @@ export class VersionsView {
     forgetCharts(this.body);
     replace(this.body,
       h("section", {}, h("h2", {}, `Now: ${counted(all, "device")}`), now.length === 0 ? h("p", { class: "soft" }, "No device is known yet.") : barList(now.map((one) => ({
-        node: h("span", {}, quoted(one.release), " ", state(one)), value: one.devices, kind: one.confirmed ? "" : "hollow", note: percent(one.devices / all),
+        node: h("span", {}, quoted(one.release), " ", state(one)), value: one.devices, kind: one.confirmed ? "" : one.digest ? "hollow" : "none", note: percent(one.devices / all),
       })), { most: all })),
-      history.length > 0 && h("section", {}, h("h2", {}, "Over time"), h("div", { class: "charts one" }, overTime(history))));
+      history.length > 0 && h("section", {}, h("h2", {}, "Over time"), h("div", { class: "charts one" }, overTime(history, this.app.live.now))));
   }
 }
 
@@ -70,11 +71,14 @@ function state(one) {
 }
 
 function kindOf(one) {
-  const release = one.release || "none";
-  return one.confirmed || release === "none" ? release : `${release}, unconfirmed`;
+  const release = one.release || NONE;
+  return one.confirmed || release === NONE ? release : `${release}, unconfirmed`;
 }
 
-function overTime(history) {
+/* The last state holds until now. */
+function overTime(past, now) {
+  const last = past.at(-1);
+  const history = now > last.at ? [...past, { ...last, at: now }] : past;
   const totals = new Map();
   const points = history.map((point) => {
     const found = new Map();
@@ -85,15 +89,17 @@ function overTime(history) {
     }
     return { at: point.at, found };
   });
-  const kinds = [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a));
-  const named = kinds.slice(0, kinds.length > KINDS ? KINDS - 1 : KINDS);
-  const rest = kinds.slice(named.length);
+  const large = [...totals.keys()].filter((kind) => kind !== NONE).sort((a, b) => totals.get(b) - totals.get(a));
+  const most = new Set(large.slice(0, large.length > KINDS ? KINDS - 1 : KINDS));
+  const named = [...totals.keys()].filter((kind) => most.has(kind)); // as they came: colours stay
+  const rest = large.filter((kind) => !most.has(kind));
   const share = (point, these) => {
     const all = [...point.found.values()].reduce((sum, count) => sum + count, 0);
     return all ? these.reduce((sum, kind) => sum + (point.found.get(kind) ?? 0), 0) / all : 0;
   };
   const series = named.map((kind) => ({ label: kind, values: points.map((point) => share(point, [kind])) }));
   if (rest.length > 0) series.push({ label: `${rest.length} others`, values: points.map((point) => share(point, rest)) });
+  if (totals.has(NONE)) series.push({ label: NONE, values: points.map((point) => share(point, [NONE])), hue: "--strong-line" });
   return chart({ title: "Share of the devices by the release that they reported", stacked: true, steps: true,
     x: { label: "Time", values: points.map((point) => point.at), time: true }, y: { label: "Share", from: 0, to: 1, show: percent }, series });
 }
