@@ -18,7 +18,7 @@ test: setup programs lint ## everything that a change must pass: linters, types,
 ifeq ($(ARGS),)
 	@# Whatever starts no broker and no fleet of processes shares the cores; the others get the machine to themselves.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/contract tests/simulation -n 2 --dist worksteal
-	@$(BIN)/python -m pytest tests/integration tests/e2e
+	@$(BIN)/python -m pytest tests/integration tests/e2e tests/browser
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif
@@ -61,9 +61,10 @@ wheel: setup ## build dist/*.whl, list it, install it bare and import the agent 
 setup: ## build .venv (the first time, and after a change of pyproject.toml or constraints.txt)
 	@.ci/setup
 
-programs: setup ## find or install mosquitto and Prometheus, which the integration tests start
+programs: setup ## find or install mosquitto, Prometheus and Chromium, which tests start
 	@.ci/package mosquitto -h "mosquitto version" mosquitto mosquitto_passwd
 	@.ci/package prometheus --version "prometheus, version" prometheus promtool
+	@.ci/package chromium --version "Chromium" chromium
 
 clean: ## remove .venv and everything that was built
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

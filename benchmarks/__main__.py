@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[bool, str, str]] = {
     "value_functions": (False, "15 min", "what a sample's outputs are worth to a contribution"),
     "free_riders": (False, "30 min", "what free-riding earns, and how riders are told apart"),
     "monitor": (False, "1 min", "2,000 devices watched: folding, the page's data, memory"),
+    "monitor_page": (False, "30 s", "the page of 1,000 devices in Chromium: paint, rows, updates"),
     "adoption": (False, "8 min", "accuracy over width of a dense network made slimmable"),
 }
 EPILOG = """examples:
