@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from broker.messages import (
     DropReason,
     InstallState,
@@ -13,6 +15,7 @@ from broker.messages import (
     TrainingSettings,
     WidthCost,
 )
+from coordinator.settings import Rounds, Settings
 from journal import events as e
 from journal.store import Journal
 
@@ -73,6 +76,9 @@ def _beginning(devices: Sequence[str], text: str) -> Iterator[e.AnyEvent]:
     labels = {
         device: {"site": text or SITES[place % len(SITES)]} for place, device in enumerate(devices)
     }
+    settings = Settings(
+        fleet="plant", model="cnn1d", widths=WIDTHS, labels=labels, rounds=Rounds(budget=100)
+    )
     yield e.CampaignStarted(
         fleet="plant",
         model="cnn1d",
@@ -82,7 +88,7 @@ def _beginning(devices: Sequence[str], text: str) -> Iterator[e.AnyEvent]:
         ladder=WIDTHS,
         seed=0,
         software="benchmark",
-        settings={"labels": labels, "rounds": {"budget": 100}},
+        settings=msgspec.to_builtins(settings),
     )
     for place, device in enumerate(devices):
         yield e.DeviceBorn(

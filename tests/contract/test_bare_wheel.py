@@ -94,7 +94,7 @@ def test_the_wheel_carries_both_licences_and_its_extras_only_add(wheel):
         [file] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = HeaderParser().parsestr(archive.read(file).decode())
 
-    assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause"
+    assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause AND MIT"
     assert metadata.get_all("License-File") == ["LICENSE", "NOTICE", "slimfleet/watch/NOTICE.md"]
     extras = {"train", "profile", "server", "monitor", "otel"}
     assert set(metadata.get_all("Provides-Extra")) == extras

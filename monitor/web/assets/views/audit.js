@@ -59,7 +59,6 @@ export class AuditView {
       this.next = found.next;
       this.more.hidden = found.next === null;
       setText(this.status, `${counted(this.list.childElementCount, "entry").replace("entrys", "entries")} shown, the newest in the journal is ${found.head}.${found.entries.length === 0 && found.next !== null ? " None in this stretch: look at older ones." : ""}`);
-      this.audit = found.proof;
       this.#showProof();
     } catch (error) {
       if (mine === this.asked) setText(this.status, plain(error.message));
