@@ -43,14 +43,15 @@ EventSource.prototype.addEventListener = function (kind, listener) {
     document.body.getBoundingClientRect();
     if (kind === "devices") {
       const changed = JSON.parse(event.data).length;
-      window.updates.push({ took: performance.now() - began, changed, script: window.between - began });
+      window.updates.push({ took: performance.now() - began, changed });
     }
   });
 };
 new MutationObserver(() => {
   const rows = document.querySelectorAll("table.fleet tbody tr").length;
   if (rows && window.rows.first === undefined) window.rows.first = performance.now();
-  if (rows && rows !== window.rows.count) Object.assign(window.rows, { count: rows, last: performance.now() });
+  if (!rows || rows === window.rows.count) return;
+  Object.assign(window.rows, { count: rows, last: performance.now() });
 }).observe(document, { childList: true, subtree: true });
 """
 SORTING = """

@@ -10,7 +10,6 @@ from playwright.sync_api import expect
 
 from broker.messages import Participation, Standing
 from broker.topics import DownTopic, ServerSays
-from coordinator.fleet import Campaign
 from journal import events as e
 from tests.fakes.real_fleet import OPERATOR, SERVER, RealDevice, RealFleet
 
@@ -195,7 +194,7 @@ def test_a_killed_agent_turns_offline_with_its_reason_within_the_lease(fleet, si
     page = signed_in("anna")
     expect(row(page, LATHE)).to_contain_text("online")
     fleet.kill(LATHE)
-    gone = fleet.until(lambda state: _gone(fleet, state), "the end of the lease")
+    gone = fleet.until(lambda _: _gone(fleet), "the end of the lease")
     last_sign = max(at for at, event in _heard(fleet) if at < gone.at)
     expect(row(page, LATHE)).to_contain_text("offline")
     expect(row(page, LATHE)).to_contain_text(gone.event.cause)
@@ -221,7 +220,7 @@ def _suspended(standing: Standing):
     return standing if standing.participation is Participation.SUSPENDED else None
 
 
-def _gone(fleet: RealFleet, _: Campaign):
+def _gone(fleet):
     records = [
         record
         for record in fleet.watcher.records
@@ -230,7 +229,7 @@ def _gone(fleet: RealFleet, _: Campaign):
     return records[-1] if records and records[-1].event.state is e.LinkState.OFFLINE else None
 
 
-def _heard(fleet: RealFleet):
+def _heard(fleet):
     """Return signs of life of the lathe that the journal holds, with the server's time."""
     for record in fleet.watcher.records:
         if getattr(record.event, "device", "") == LATHE:

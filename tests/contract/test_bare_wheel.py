@@ -86,16 +86,24 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(wheel):
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("monitor/**/*.html.j2")}
     assert templates <= names
     assert {"monitor/grafana/alerts.yml", "monitor/grafana/dashboard.json"} <= names
+    page = {str(p.relative_to(ROOT)) for p in ROOT.glob("monitor/web/assets/**/*") if p.is_file()}
+    assert page
+    assert page <= names
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_both_licences_and_its_extras_only_add(wheel):
+def test_the_wheel_carries_all_licences_and_its_extras_only_add(wheel):
     with zipfile.ZipFile(wheel) as archive:
         [file] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = HeaderParser().parsestr(archive.read(file).decode())
 
     assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause AND MIT"
-    assert metadata.get_all("License-File") == ["LICENSE", "NOTICE", "slimfleet/watch/NOTICE.md"]
+    assert metadata.get_all("License-File") == [
+        "LICENSE",
+        "NOTICE",
+        "monitor/web/assets/vendor/uPlot.LICENSE.txt",
+        "slimfleet/watch/NOTICE.md",
+    ]
     extras = {"train", "profile", "server", "monitor", "otel"}
     assert set(metadata.get_all("Provides-Extra")) == extras
 

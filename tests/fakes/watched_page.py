@@ -11,7 +11,8 @@ WATCHER = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
   window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
-for (const name of ["alert", "confirm", "prompt"]) window[name] = () => window.violations.push(name);
+for (const name of ["alert", "confirm", "prompt"])
+  window[name] = () => window.violations.push(name);
 """
 
 
