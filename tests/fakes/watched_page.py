@@ -40,19 +40,17 @@ class PageOpener:
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.troubles.append(f"exception: {error}"))
         origin = "/".join(url.split("/")[:3])
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith((origin, "data:"))
-                or self.troubles.append(f"foreign request: {request.url}")
-            ),
-        )
+        page.on("request", lambda request: self._request(request.url, origin))
         page.goto(url)
         return page
 
     def expect(self, text: str) -> None:
         """Name part of a console message that a test causes on purpose."""
         self._expected.append(text)
+
+    def _request(self, url: str, origin: str) -> None:
+        if not url.startswith((f"{origin}/", "data:", "blob:")):
+            self.troubles.append(f"foreign request: {url}")
 
     def _console(self, message: "ConsoleMessage") -> None:
         said = f"{message.text} {message.location.get('url', '')}"
