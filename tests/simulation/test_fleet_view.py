@@ -45,6 +45,7 @@ def test_every_device_is_shown_as_the_coordinator_knows_it(played):
         assert row["contribution"] == known.reward.contribution
         assert row["confirmed"]
         assert row["release"].startswith("v1 width ")
+        assert row["assigned_release"] == row["installed_release"] == row["release"]
 
 
 def test_rounds_carry_their_scores_and_what_moved(played):

@@ -30,7 +30,7 @@ const DEVICE_ACTIONS = [
 ];
 const FLEET_ACTIONS = [
   { kind: "note", label: "Add a note", title: "Add a note for the whole fleet", explains: "Others see it on this page.", when: (overview, fleet) => fleet.includes("note") },
-  { kind: "pause-rounds", label: "Pause rounds", title: "Pause rounds?", danger: true, when: (overview) => !overview.paused,
+  { kind: "pause-rounds", label: "Pause rounds", title: "Pause rounds?", when: (overview) => !overview.paused,
     explains: "The open round ends as planned; no other opens until rounds are resumed." },
   { kind: "resume-rounds", label: "Resume rounds", title: "Resume rounds?", when: (overview) => Boolean(overview.paused),
     explains: "The next round opens as soon as enough devices are there." },

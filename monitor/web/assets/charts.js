@@ -16,7 +16,7 @@ const TABLE_ROWS = 200;
  * @property {"line"|"points"|"bars"|"area"} [kind]
  * @property {{low: number, high: number}[]} [intervals] Of the values, drawn as lines.
  * @property {{low: number, high: number}[]} [across] The same of the places on the x axis.
- * @property {string} [hue] Name of a colour of the page.
+ * @property {string} [hue] Name of a colour of the page; `pale`: in a light tone of it.
  */
 
 /**
@@ -127,12 +127,19 @@ function axis(of, colour) {
 }
 
 function line(what, one, at, colour) {
-  const hue = one.hue ? colour.of(one.hue) : colour.hues[at % colour.hues.length];
+  const own = one.hue ? colour.of(one.hue) : colour.hues[at % colour.hues.length];
+  const hue = one.pale ? mixed(own, colour.paper) : own;
   const common = { label: plain(one.label), stroke: hue, width: 2, spanGaps: true };
   if (what.stacked) return { ...common, fill: hue, stroke: colour.paper, width: 1, points: { show: false }, ...(stepped(what)) };
   if (one.kind === "points") return { ...common, width: 0, paths: () => null, points: { show: true, size: 8, fill: hue, stroke: hue } };
   if (one.kind === "bars") return { ...common, width: 0, fill: hue, paths: uPlot.paths.bars({ size: [0.7, 40] }), points: { show: false } };
   return { ...common, dash: DASHES[at % DASHES.length], points: { show: one.values.length < 60, size: 6, fill: hue } };
+}
+
+/* Halfway between two colours #rrggbb: what is drawn below must not shine through. */
+function mixed(one, other) {
+  const parts = [one, other].map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  return `rgb(${parts[0].map((value, at) => Math.round(0.4 * value + 0.6 * parts[1][at])).join()})`;
 }
 
 function stepped(what) {

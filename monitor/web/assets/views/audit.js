@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { clockTime } from "../clock.js";
 import { h, plain, quoted, replace, setText } from "../dom.js";
-import { bytes, counted } from "../format.js";
+import { bytes, counted, digest } from "../format.js";
 import { address, note } from "../router.js";
 
 export class AuditView {
@@ -88,6 +88,11 @@ function line(entry) {
 
 /* The values that tell one entry from the next, in a line. */
 function summary(entry) {
-  const values = Object.entries(entry.event ?? {}).filter(([, value]) => value !== "" && (typeof value !== "object" || value === null)).slice(0, 6);
-  return values.flatMap(([name, value], at) => [at ? ", " : "", `${plain(name)} `, quoted(String(value).slice(0, 80))]);
+  const told = ([name, value]) => value !== "" && !name.endsWith("_id") && (typeof value !== "object" || value === null);
+  const values = Object.entries(entry.event ?? {}).filter(told).slice(0, 7);
+  return values.flatMap(([name, value], at) => [at ? ", " : "", `${plain(name)} `, quoted(short(String(value)))]);
+}
+
+function short(text) {
+  return /^[0-9a-f]{32,}$/.test(text) ? digest(text) : text.slice(0, 80);
 }

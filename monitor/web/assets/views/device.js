@@ -5,6 +5,7 @@ import { get } from "../api.js";
 import { forgetCharts } from "../charts.js";
 import { h, plain, quoted, replace, setText } from "../dom.js";
 import { linkBadge } from "../icons.js";
+import { section } from "../lists.js";
 import { address } from "../router.js";
 import { errors, facts, history, models, notes, profile, rounds, timeline } from "./device_parts.js";
 
@@ -99,8 +100,4 @@ export class DeviceView {
       replace(this.why, h("p", { class: "soft" }, plain(error.message)));
     }
   }
-}
-
-function section(title, ...content) {
-  return h("section", {}, h("h2", {}, title), content);
 }

@@ -6,11 +6,8 @@ import { clockTime, moment } from "../clock.js";
 import { h, plain, quoted } from "../dom.js";
 import { bytes, counted, digest, duration, fixed, NOTHING, percent, signed, width } from "../format.js";
 import { badge, confirmedBadge } from "../icons.js";
+import { lines, moments, section } from "../lists.js";
 import { address } from "../router.js";
-
-function section(title, ...content) {
-  return h("section", {}, h("h2", {}, title), content);
-}
 
 function card(title, main, ...rest) {
   return h("div", { class: "card" }, h("h3", {}, title), h("p", { class: "main-fact" }, main), rest.filter(Boolean).map((one) => h("p", { class: "soft" }, one)));
@@ -127,18 +124,4 @@ export function notes(found) {
 /** Everything that happened, the newest first. */
 export function timeline(found) {
   return section("Timeline", moments(found.timeline, "Nothing yet."));
-}
-
-/** Moments as a list, the newest first. */
-export function moments(list, otherwise) {
-  if (list.length === 0) return h("p", { class: "soft" }, otherwise);
-  return h("ol", { class: "timeline", reversed: true }, list.map((one) => h("li", {},
-    clockTime(one.at), h("span", { class: "kind" }, plain(one.kind)), h("span", { class: "what" }, quoted(one.text)))));
-}
-
-/** A small table. */
-export function lines(heads, rows) {
-  return h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", { class: "grid" },
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell)))))));
 }

@@ -1,8 +1,10 @@
 /* The fleet table: who is there, who takes part, what each runs, and what is wrong. */
 
+import { fleetButtons } from "../actions.js";
 import { h, quoted, replace, setText } from "../dom.js";
 import { counted } from "../format.js";
 import { sign } from "../icons.js";
+import { moments } from "../lists.js";
 import { go, note } from "../router.js";
 import { Table } from "../table.js";
 import { COLUMNS } from "./fleet_columns.js";
@@ -31,9 +33,11 @@ export class FleetView {
       sorted: () => this.#note(),
       section: (row) => (this.site ? this.#section(row) : null),
     });
+    this.moments = h("div", { class: "halves" });
+    this.buttons = h("div");
     this.chips = h("div", { class: "chips", role: "group", "aria-label": "Show devices by state" });
     this.count = h("p", { class: "count soft", role: "status" });
-    this.element = h("div", {}, h("h1", {}, "Fleet"), this.chips, this.#controls(), this.count, this.table.element);
+    this.element = h("div", {}, h("h1", {}, "Fleet"), this.buttons, this.chips, this.#controls(), this.count, this.table.element, this.moments);
     this.shownAt = 0;
     this.timer = 0;
     if (app.live.overview) this.onSnapshot();
@@ -63,6 +67,21 @@ export class FleetView {
 
   onSnapshot() {
     this.#show();
+    this.onOverview();
+  }
+
+  /* What concerns no single device. */
+  onOverview() {
+    const { notes, incidents, paused } = this.app.live.overview;
+    const drawn = JSON.stringify([notes, incidents]);
+    if (drawn !== this.drawn) {
+      replace(this.moments, h("section", {}, h("h2", {}, "Notes"), moments(notes, "None about the whole fleet.")),
+        h("section", {}, h("h2", {}, "Incidents"), moments(incidents, "None.")));
+    }
+    this.drawn = drawn;
+    const offered = `${Boolean(paused)} ${this.app.mayAct}`;
+    if (offered !== this.offered) replace(this.buttons, fleetButtons(this.app));
+    this.offered = offered;
   }
 
   /* Rows are written where they stand; the order follows after a moment, so that it does not jump. */

@@ -4,7 +4,7 @@
 import { sparkline } from "../bars.js";
 import { moment } from "../clock.js";
 import { h, plain, quoted } from "../dom.js";
-import { digest, duration, fixed, NOTHING, percent, signed, width } from "../format.js";
+import { duration, fixed, NOTHING, percent, signed, width } from "../format.js";
 import { badge, confirmedBadge, linkBadge } from "../icons.js";
 import { address } from "../router.js";
 
@@ -25,7 +25,7 @@ const PRESENCE = [
     key: "link", title: "Link", group: "Is it there?", hint: "Whether its lease holds, and since when",
     value: (row) => LINK_ORDER.indexOf(row.link),
     mark: (row) => `${row.link} ${row.link_since} ${row.link_cause}`,
-    show: (row) => h("div", { title: plain(row.link_cause) || null }, linkBadge(row.link), h("small", {}, moment(row.link_since),
+    show: (row) => h("div", { title: plain(row.link_cause) || null }, linkBadge(row.link), h("small", { class: "clip two" }, moment(row.link_since),
       row.link !== "online" && row.link_cause ? [": ", quoted(row.link_cause)] : null)),
   },
   {
@@ -72,8 +72,9 @@ const MODEL = [
   },
   ...["assigned", "installed"].map((key) => ({
     key, title: key === "assigned" ? "Assigned" : "Installed", group: "Model",
-    hint: `Digest of the model that ${key === "assigned" ? "it was sent" : "lies in its slot"}`,
-    value: (row) => row[key], mark: (row) => row[key] ?? "", show: (row) => h("code", { title: row[key] || null }, digest(row[key])),
+    hint: `The release that ${key === "assigned" ? "it was sent" : "lies in its slot"}`,
+    value: (row) => row[`${key}_release`], mark: (row) => `${row[key]} ${row[`${key}_release`]}`,
+    show: (row) => h("span", { title: row[key] || null }, row[key] ? quoted(row[`${key}_release`]) : NOTHING),
   })),
   {
     key: "confirmed", title: "Confirmed", group: "Model", hint: "Whether it said itself that it runs what it was sent",

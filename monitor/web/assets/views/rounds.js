@@ -118,9 +118,10 @@ function drops(row) {
 }
 
 function overTime(rows) {
-  const old = [...rows].reverse();
+  const old = rows.filter((row) => row.closed_at).reverse(); // an open round is not measured yet
   const x = { label: "Round", values: old.map((row) => row.round), whole: true };
   const charts = [];
+  if (old.length === 0) return charts;
   const scored = old.filter((row) => row.score !== null);
   if (scored.length > 0) charts.push(chart({ title: "Score of the widest width", x: { ...x, values: scored.map((row) => row.round) },
     y: { label: "Score", show: (value) => fixed(value, 2) }, series: [{ label: "Score", values: scored.map((row) => row.score) }] }));

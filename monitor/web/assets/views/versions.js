@@ -9,8 +9,7 @@ import { counted, percent } from "../format.js";
 import { badge } from "../icons.js";
 
 const AGAIN_MS = 5000;
-const KINDS = 6; // as many as there are colours; further ones are put together
-const NONE = "none";
+const NAMED = 5; // as many as there are colours; older releases are put together
 
 export class VersionsView {
   title = "Versions";
@@ -70,36 +69,29 @@ function state(one) {
   return one.digest ? badge("warn", "!", "unconfirmed") : badge("none", "\u2013", "runs none");
 }
 
-function kindOf(one) {
-  const release = one.release || NONE;
-  return one.confirmed || release === NONE ? release : `${release}, unconfirmed`;
-}
-
-/* The last state holds until now. */
+/* The last state holds until now. Releases keep their colours; devices that did not confirm what
+   they run have the same in pale. */
 function overTime(past, now) {
   const last = past.at(-1);
   const history = now > last.at ? [...past, { ...last, at: now }] : past;
-  const totals = new Map();
-  const points = history.map((point) => {
-    const found = new Map();
-    for (const one of point.running) {
-      const kind = kindOf(one);
-      found.set(kind, (found.get(kind) ?? 0) + one.devices);
-      totals.set(kind, (totals.get(kind) ?? 0) + one.devices);
-    }
-    return { at: point.at, found };
+  const releases = [...new Set(history.flatMap((point) => point.running.filter((one) => one.digest).map((one) => one.release)))];
+  const named = releases.slice(-NAMED);
+  const part = (belongs) => history.map((point) => {
+    const all = point.running.reduce((sum, one) => sum + one.devices, 0);
+    return all ? point.running.filter(belongs).reduce((sum, one) => sum + one.devices, 0) / all : 0;
   });
-  const large = [...totals.keys()].filter((kind) => kind !== NONE).sort((a, b) => totals.get(b) - totals.get(a));
-  const most = new Set(large.slice(0, large.length > KINDS ? KINDS - 1 : KINDS));
-  const named = [...totals.keys()].filter((kind) => most.has(kind)); // as they came: colours stay
-  const rest = large.filter((kind) => !most.has(kind));
-  const share = (point, these) => {
-    const all = [...point.found.values()].reduce((sum, count) => sum + count, 0);
-    return all ? these.reduce((sum, kind) => sum + (point.found.get(kind) ?? 0), 0) / all : 0;
+  const series = [];
+  const offer = (label, hue, pale, belongs) => {
+    const values = part(belongs);
+    if (values.some((value) => value > 0)) series.push({ label, hue, pale, values });
   };
-  const series = named.map((kind) => ({ label: kind, values: points.map((point) => share(point, [kind])) }));
-  if (rest.length > 0) series.push({ label: `${rest.length} others`, values: points.map((point) => share(point, rest)) });
-  if (totals.has(NONE)) series.push({ label: NONE, values: points.map((point) => share(point, [NONE])), hue: "--strong-line" });
+  offer("older releases", "--hue-6", false, (one) => one.digest && !named.includes(one.release));
+  for (const release of named) {
+    const hue = `--hue-${1 + (releases.indexOf(release) % NAMED)}`;
+    offer(release, hue, false, (one) => one.digest && one.release === release && one.confirmed);
+    offer(`${release}, unconfirmed`, hue, true, (one) => one.digest && one.release === release && !one.confirmed);
+  }
+  offer("none", "--line", false, (one) => !one.digest);
   return chart({ title: "Share of the devices by the release that they reported", stacked: true, steps: true,
-    x: { label: "Time", values: points.map((point) => point.at), time: true }, y: { label: "Share", from: 0, to: 1, show: percent }, series });
+    x: { label: "Time", values: history.map((point) => point.at), time: true }, y: { label: "Share", from: 0, to: 1, show: percent }, series });
 }
