@@ -37,7 +37,7 @@ export class FleetView {
     this.buttons = h("div");
     this.chips = h("div", { class: "chips", role: "group", "aria-label": "Show devices by state" });
     this.count = h("p", { class: "count soft", role: "status" });
-    this.element = h("div", {}, h("h1", {}, "Fleet"), this.buttons, this.chips, this.#controls(), this.count, this.table.element, this.moments);
+    this.element = h("div", {}, h("h1", {}, "Fleet"), this.chips, this.#controls(), this.count, this.table.element, this.moments);
     this.shownAt = 0;
     this.timer = 0;
     if (app.live.overview) this.onSnapshot();
@@ -52,7 +52,7 @@ export class FleetView {
     return h("div", { class: "row controls" },
       h("label", { for: "search" }, "Filter"), search,
       h("span", { class: "check" }, group, h("label", { for: "by-site" }, "Group by site")),
-      h("a", { class: "button", href: "api/devices.csv", download: "devices.csv" }, "Export CSV"));
+      h("a", { class: "button", href: "api/devices.csv", download: "devices.csv" }, "Export CSV"), this.buttons);
   }
 
   #changed() {
