@@ -3,6 +3,7 @@
 
 import { confirmAction } from "./dialogs.js";
 import { h } from "./dom.js";
+import { width } from "./format.js";
 
 const DEVICE_ACTIONS = [
   { kind: "suspend", label: "Suspend", title: "Suspend this device?", danger: true, when: (row) => !isOut(row),
@@ -11,10 +12,10 @@ const DEVICE_ACTIONS = [
     explains: "It may take part in the next round, whether it was suspended or retired." },
   { kind: "cap-width", label: "Cap width", title: "Cap the width of this device?",
     explains: "It trains at most this width from the next round on.",
-    value: (make) => ({
+    value: (widths) => ({
       label: "Widest training width",
-      hint: "A number above 0 up to 1. 0 lifts the cap.",
-      input: make("input", { name: "width", type: "number", min: "0", max: "1", step: "any", required: true }),
+      hint: "The narrower of this and what server.toml says holds.",
+      input: h("select", { name: "width" }, widths.map((one) => h("option", { value: one }, width(one))), h("option", { value: 0 }, "no cap")),
       read: (form) => ({ width: Number(form.get("width")) }),
     }) },
   { kind: "roll-back", label: "Roll back", title: "Roll back to the previous release?", danger: true,
@@ -62,6 +63,6 @@ function buttons(app, actions, device) {
   return h("div", { class: "row actions", role: "group", "aria-label": "Actions" },
     actions.filter((one) => known.includes(one.kind)).map((one) => h("button", {
       type: "button", class: one.danger ? "danger" : null, "data-action": one.kind,
-      on: { click: () => confirmAction(one, device, (said) => app.say(said)) },
+      on: { click: () => confirmAction({ ...one, value: one.value?.(app.widths) }, device, (said) => app.say(said)) },
     }, one.label)));
 }

@@ -26,6 +26,7 @@ class App {
     this.me = { user: "", role: "", read_only: "" };
     this.actions = [];
     this.fleetActions = [];
+    this.widths = [];
     this.view = null;
     this.shown = "";
     this.dialog = null;
@@ -67,6 +68,7 @@ class App {
   async #learnActions() {
     const offered = this.me.role === "operator" ? await get("api/actions") : { actions: [] };
     this.actions = offered.actions.map((one) => one.action);
+    this.widths = offered.widths ?? [];
     this.fleetActions = offered.actions.filter((one) => one.fleet).map((one) => one.action);
   }
 

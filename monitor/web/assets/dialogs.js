@@ -57,13 +57,14 @@ export function signIn(done) {
 
 /**
  * Ask for the reason of an action and carry it out.
- * @param {object} action `kind`, `title`, `label`, `explains`; `danger`; `value`: a field more.
+ * @param {object} action `kind`, `title`, `label`, `explains`; `danger`; `value`: a further field,
+ *   as {label, hint, input, read}.
  * @param {string} device Its name, "" for the whole fleet.
  * @param {function(string)} done Is told what the server answered.
  */
 export function confirmAction(action, device, done) {
   const reason = h("textarea", { name: "reason", rows: "3", required: true, maxlength: "500" });
-  const value = action.value?.(h);
+  const { value } = action;
   return dialog(action.title, [
     h("p", {}, device ? ["Device: ", h("strong", {}, quoted(device)), ". "] : "The whole fleet. ", action.explains),
     value && field(value.label, value.input, value.hint),

@@ -28,6 +28,8 @@ export class AuditView {
 
   leave() { this.gone = true; }
 
+  onSnapshot() { this.#showProof(); }
+
   onOverview() { this.#showProof(); }
 
   #controls() {
@@ -66,7 +68,9 @@ export class AuditView {
   }
 
   #showProof() {
-    const damage = this.app.live.overview?.damage ?? "";
+    const { overview } = this.app.live;
+    if (!overview) return;
+    const { damage } = overview;
     const now = damage ? "damaged" : "whole";
     if (now === this.shown) return;
     this.shown = now;
