@@ -14,7 +14,13 @@ import { RewardsView } from "./views/rewards.js";
 import { RoundsView, RoundView } from "./views/rounds.js";
 import { VersionsView } from "./views/versions.js";
 
-const VIEWS = { fleet: FleetView, rounds: RoundsView, rewards: RewardsView, versions: VersionsView, audit: AuditView };
+const VIEWS = {
+  fleet: FleetView,
+  rounds: RoundsView,
+  rewards: RewardsView,
+  versions: VersionsView,
+  audit: AuditView,
+};
 const DETAILS = { device: DeviceView, rounds: RoundView };
 const SAID_MS = 8000;
 
@@ -40,8 +46,12 @@ class App {
     keepTime(() => this.live.now);
     setInterval(() => this.#showConnection(), 1000);
     window.addEventListener("hashchange", () => this.#go(true));
-    by("skip").addEventListener("click", (event) => { event.preventDefault(); by("main").focus(); });
-    for (const kind of ["snapshot", "overview", "devices"]) this.live.addEventListener(kind, (event) => this.#told(kind, event.detail));
+    by("skip").addEventListener("click", (event) => {
+      event.preventDefault();
+      by("main").focus();
+    });
+    for (const kind of ["snapshot", "overview", "devices"])
+      this.live.addEventListener(kind, (event) => this.#told(kind, event.detail));
     this.live.addEventListener("state", () => this.#showConnection());
     this.live.addEventListener("refused", () => this.#refused());
     await this.#learn();
@@ -86,8 +96,12 @@ class App {
     replace(by("views"));
     setText(by("fleet-name"), "");
     document.title = "Slimfleet: sign in";
-    replace(by("main"), h("h1", {}, "Sign in"), h("p", {}, "This page shows a fleet to those who may see it."),
-      h("button", { type: "button", class: "main", on: { click: () => this.#ask() } }, "Sign in"));
+    replace(
+      by("main"),
+      h("h1", {}, "Sign in"),
+      h("p", {}, "This page shows a fleet to those who may see it."),
+      h("button", { type: "button", class: "main", on: { click: () => this.#ask() } }, "Sign in"),
+    );
     this.#ask();
   }
 
@@ -132,8 +146,27 @@ class App {
   #showNames() {
     const { overview } = this.live;
     setText(by("fleet-name"), overview ? plain(overview.fleet) : "");
-    document.title = [this.view?.title, overview && plain(overview.fleet), "Slimfleet"].filter(Boolean).join(" \u2013 ");
-    replace(by("views"), h("ul", {}, Object.keys(VIEWS).map((one) => h("li", {}, h("a", { href: `#/${one}`, "aria-current": one === this.shown ? "page" : null }, `${one[0].toUpperCase()}${one.slice(1)}`)))));
+    document.title = [this.view?.title, overview && plain(overview.fleet), "Slimfleet"]
+      .filter(Boolean)
+      .join(" \u2013 ");
+    replace(
+      by("views"),
+      h(
+        "ul",
+        {},
+        Object.keys(VIEWS).map((one) =>
+          h(
+            "li",
+            {},
+            h(
+              "a",
+              { href: `#/${one}`, "aria-current": one === this.shown ? "page" : null },
+              `${one[0].toUpperCase()}${one.slice(1)}`,
+            ),
+          ),
+        ),
+      ),
+    );
   }
 
   #told(kind, detail) {
@@ -150,20 +183,38 @@ class App {
   #showNow() {
     const { overview } = this.live;
     const facts = [
-      ["Phase", [h("b", {}, plain(overview.phase)), " ", overview.phase_since ? moment(overview.phase_since) : null]],
+      [
+        "Phase",
+        [h("b", {}, plain(overview.phase)), " ", overview.phase_since ? moment(overview.phase_since) : null],
+      ],
       ["Round", `${overview.rounds_opened} of at most ${overview.budget}`],
       ["Score", overview.score === null ? "not measured" : fixed(overview.score)],
       ["Server", server(overview.server_online)],
     ];
-    const drawn = JSON.stringify([overview.phase, overview.phase_since, overview.rounds_opened, overview.budget, overview.score, overview.server_online]);
-    if (drawn !== this.drawnNow) replace(by("now"), facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    const drawn = JSON.stringify([
+      overview.phase,
+      overview.phase_since,
+      overview.rounds_opened,
+      overview.budget,
+      overview.score,
+      overview.server_online,
+    ]);
+    if (drawn !== this.drawnNow)
+      replace(
+        by("now"),
+        facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+      );
     this.drawnNow = drawn;
     this.#showBanners(overview);
   }
 
   #showBanners(overview) {
     const found = [
-      overview.server_online === false && ["bad", "Server OFFLINE", "Nobody watches the leases: devices that were there are shown as stale. What is shown is the last that the journal holds."],
+      overview.server_online === false && [
+        "bad",
+        "Server OFFLINE",
+        "Nobody watches the leases: devices that were there are shown as stale. What is shown is the last that the journal holds.",
+      ],
       overview.damage && ["bad", "The journal is damaged", overview.damage],
       overview.paused && ["warn", "Rounds are paused", overview.paused],
       overview.held && ["warn", "No round opens for the moment", overview.held],
@@ -173,15 +224,26 @@ class App {
     const drawn = JSON.stringify(found);
     if (drawn === this.drawnBanners) return;
     this.drawnBanners = drawn;
-    replace(by("banners"), found.map(([kind, title, text]) => h("p", { class: `banner ${kind}`, role: kind === "bad" ? "alert" : null },
-      h("strong", {}, `${kind === "plain" ? "" : "! "}${title}. `), quoted(text))));
+    replace(
+      by("banners"),
+      found.map(([kind, title, text]) =>
+        h(
+          "p",
+          { class: `banner ${kind}`, role: kind === "bad" ? "alert" : null },
+          h("strong", {}, `${kind === "plain" ? "" : "! "}${title}. `),
+          quoted(text),
+        ),
+      ),
+    );
   }
 
   #showConnection() {
     const { heardAt } = this.live;
     const silent = heardAt ? Math.round((Date.now() - heardAt) / 1000) : 0;
     const isLive = this.live.state === "live";
-    const words = !heardAt ? "connecting\u2026" : `${isLive ? "live" : "connection lost, trying again"}, last update ${silent < 2 ? "just now" : `${span(silent)} ago`}`;
+    const words = !heardAt
+      ? "connecting\u2026"
+      : `${isLive ? "live" : "connection lost, trying again"}, last update ${silent < 2 ? "just now" : `${span(silent)} ago`}`;
     const element = by("connection");
     setText(element, words);
     element.className = `connection ${isLive ? "" : "lost"}`;
@@ -191,10 +253,21 @@ class App {
 
   #showWho() {
     const { me } = this;
-    replace(by("who"),
-      me.user ? [h("span", {}, quoted(me.user), ` (${me.role})`), h("button", { type: "button", on: { click: () => this.#signOut() } }, "Sign out")]
-        : me.role && [h("span", { class: "soft" }, `not signed in (${me.role})`), h("button", { type: "button", on: { click: () => this.#ask() } }, "Sign in")],
-      me.role === "operator" && me.read_only && h("span", { class: "soft", title: plain(me.read_only) }, "read-only"));
+    replace(
+      by("who"),
+      me.user
+        ? [
+            h("span", {}, quoted(me.user), ` (${me.role})`),
+            h("button", { type: "button", on: { click: () => this.#signOut() } }, "Sign out"),
+          ]
+        : me.role && [
+            h("span", { class: "soft" }, `not signed in (${me.role})`),
+            h("button", { type: "button", on: { click: () => this.#ask() } }, "Sign in"),
+          ],
+      me.role === "operator" &&
+        me.read_only &&
+        h("span", { class: "soft", title: plain(me.read_only) }, "read-only"),
+    );
   }
 
   /** Tell the viewer what was done. */
@@ -206,7 +279,8 @@ class App {
 }
 
 function server(online) {
-  if (online === null || online === undefined) return h("span", { class: "soft", title: "Nobody asked the broker" }, "not asked");
+  if (online === null || online === undefined)
+    return h("span", { class: "soft", title: "Nobody asked the broker" }, "not asked");
   return online ? h("span", {}, "\u25cf online") : h("b", { class: "bad-text" }, "\u2715 OFFLINE");
 }
 

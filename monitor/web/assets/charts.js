@@ -26,7 +26,11 @@ const TABLE_ROWS = 200;
  * @returns {HTMLElement} A figure; it follows its own width and the colours of the page.
  */
 export function chart(what) {
-  const canvas = h("div", { class: "canvas", role: "img", "aria-label": `${what.title}. The numbers stand in the table below it.` });
+  const canvas = h("div", {
+    class: "canvas",
+    role: "img",
+    "aria-label": `${what.title}. The numbers stand in the table below it.`,
+  });
   const figure = h("figure", { class: "chart" }, h("figcaption", {}, what.title), canvas, numbers(what));
   const state = { plot: null, width: 0 };
   const draw = () => {
@@ -69,7 +73,9 @@ function data(what) {
   const sums = [];
   const below = what.x.values.map(() => 0);
   for (const one of what.series) {
-    one.values.forEach((value, at) => { below[at] += value ?? 0; });
+    one.values.forEach((value, at) => {
+      below[at] += value ?? 0;
+    });
     sums.push([...below]);
   }
   return [what.x.values, ...sums.reverse()]; // the tallest is drawn first, the others on it
@@ -85,10 +91,24 @@ function settings(what, room, colour) {
     cursor: { drag: { x: false, y: false }, points: { show: !what.stacked } },
     legend: { show: what.series.length > 1, live: false },
     scales: {
-      x: { time: Boolean(what.x.time), range: what.x.time ? timeRange : (_, low, high) => numberRange(what.x.from ?? low, what.x.to ?? high) },
-      y: { range: (_, low, high) => valueRange(what.y, low, high, what.series.some((one) => one.kind === "bars")) },
+      x: {
+        time: Boolean(what.x.time),
+        range: what.x.time ? timeRange : (_, low, high) => numberRange(what.x.from ?? low, what.x.to ?? high),
+      },
+      y: {
+        range: (_, low, high) =>
+          valueRange(
+            what.y,
+            low,
+            high,
+            what.series.some((one) => one.kind === "bars"),
+          ),
+      },
     },
-    axes: [{ ...axis(what.x, colour), size: what.x.time ? 46 : 30 }, { ...axis(what.y, colour), size: 58 }],
+    axes: [
+      { ...axis(what.x, colour), size: what.x.time ? 46 : 30 },
+      { ...axis(what.y, colour), size: 58 },
+    ],
     series: [{}, ...order.map(({ one, at }) => line(what, one, at, colour))],
     hooks: { draw: [(plot) => drawIntervals(plot, order, colour)] },
   };
@@ -130,10 +150,35 @@ function line(what, one, at, colour) {
   const own = one.hue ? colour.of(one.hue) : colour.hues[at % colour.hues.length];
   const hue = one.pale ? mixed(own, colour.paper) : own;
   const common = { label: plain(one.label), stroke: hue, width: 2, spanGaps: true };
-  if (what.stacked) return { ...common, fill: hue, stroke: colour.paper, width: 1, points: { show: false }, ...(stepped(what)) };
-  if (one.kind === "points") return { ...common, width: 0, paths: () => null, points: { show: true, size: 8, fill: hue, stroke: hue } };
-  if (one.kind === "bars") return { ...common, width: 0, fill: hue, paths: uPlot.paths.bars({ size: [0.7, 40] }), points: { show: false } };
-  return { ...common, dash: DASHES[at % DASHES.length], points: { show: one.values.length < 60, size: 6, fill: hue } };
+  if (what.stacked)
+    return {
+      ...common,
+      fill: hue,
+      stroke: colour.paper,
+      width: 1,
+      points: { show: false },
+      ...stepped(what),
+    };
+  if (one.kind === "points")
+    return {
+      ...common,
+      width: 0,
+      paths: () => null,
+      points: { show: true, size: 8, fill: hue, stroke: hue },
+    };
+  if (one.kind === "bars")
+    return {
+      ...common,
+      width: 0,
+      fill: hue,
+      paths: uPlot.paths.bars({ size: [0.7, 40] }),
+      points: { show: false },
+    };
+  return {
+    ...common,
+    dash: DASHES[at % DASHES.length],
+    points: { show: one.values.length < 60, size: 6, fill: hue },
+  };
 }
 
 /* Halfway between two colours #rrggbb: what is drawn below must not shine through. */
@@ -157,7 +202,9 @@ function drawIntervals(plot, order, colour) {
     ctx.lineWidth = 1.5 * devicePixelRatio;
     intervals.forEach((interval, index) => {
       if (!interval || interval.low === interval.high) return;
-      const [low, high] = [interval.low, interval.high].map((value) => plot.valToPos(value, one.across ? "x" : "y", true));
+      const [low, high] = [interval.low, interval.high].map((value) =>
+        plot.valToPos(value, one.across ? "x" : "y", true),
+      );
       const x = plot.valToPos(plot.data[0][index], "x", true);
       const y = plot.valToPos(plot.data[place + 1][index], "y", true);
       ctx.beginPath();
@@ -172,18 +219,53 @@ function drawIntervals(plot, order, colour) {
 function numbers(what) {
   const showX = what.x.show ?? (what.x.time ? shortTime : String);
   const showY = what.y.show ?? String;
-  const heads = [what.names && "Device", what.x.label, ...what.series.map((one) => plain(one.label))].filter(Boolean);
+  const heads = [what.names && "Device", what.x.label, ...what.series.map((one) => plain(one.label))].filter(
+    Boolean,
+  );
   const body = h("tbody");
-  const details = h("details", { class: "numbers" }, h("summary", {}, "Numbers"),
-    h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `${what.title}: numbers` }, h("table", { class: "grid" },
-      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), body)));
-  details.addEventListener("toggle", () => { // most readers never open it
+  const details = h(
+    "details",
+    { class: "numbers" },
+    h("summary", {}, "Numbers"),
+    h(
+      "div",
+      { class: "wide", tabindex: "0", role: "region", "aria-label": `${what.title}: numbers` },
+      h(
+        "table",
+        { class: "grid" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((head) => h("th", { scope: "col" }, head)),
+          ),
+        ),
+        body,
+      ),
+    ),
+  );
+  details.addEventListener("toggle", () => {
+    // most readers never open it
     if (!details.open || body.firstChild) return;
     const first = Math.max(0, what.x.values.length - TABLE_ROWS);
     for (let at = what.x.values.length - 1; at >= first; at -= 1) {
-      body.append(h("tr", {}, what.names && h("th", { scope: "row" }, plain(what.names[at])),
-        h("td", { class: "n" }, showX(what.x.values[at])),
-        what.series.map((one) => h("td", { class: "n" }, one.values[at] === null || one.values[at] === undefined ? NOTHING : showY(one.values[at])))));
+      body.append(
+        h(
+          "tr",
+          {},
+          what.names && h("th", { scope: "row" }, plain(what.names[at])),
+          h("td", { class: "n" }, showX(what.x.values[at])),
+          what.series.map((one) =>
+            h(
+              "td",
+              { class: "n" },
+              one.values[at] === null || one.values[at] === undefined ? NOTHING : showY(one.values[at]),
+            ),
+          ),
+        ),
+      );
     }
   });
   return details;

@@ -8,8 +8,14 @@ function dialog(title, content, { submit, label, danger = false }) {
   const trouble = h("p", { class: "trouble", role: "alert" });
   const send = h("button", { type: "submit", class: danger ? "danger" : "main" }, label);
   const cancel = h("button", { type: "button", on: { click: () => box.close() } }, "Cancel");
-  const form = h("form", { method: "dialog" }, h("h2", { id: "dialog-title" }, title), content, trouble,
-    h("div", { class: "row end" }, cancel, send));
+  const form = h(
+    "form",
+    { method: "dialog" },
+    h("h2", { id: "dialog-title" }, title),
+    content,
+    trouble,
+    h("div", { class: "row end" }, cancel, send),
+  );
   const box = h("dialog", { "aria-labelledby": "dialog-title" }, form);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -34,25 +40,42 @@ function field(label, input, hint) {
   const id = `field-${label.toLowerCase().replace(/\W+/g, "-")}`;
   input.id = id;
   if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
-  return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("small", { id: `${id}-hint` }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    input,
+    hint && h("small", { id: `${id}-hint` }, hint),
+  );
 }
 
 /** Ask for a name and a password, or a token. `done` is called when the server took it. */
 export function signIn(done) {
-  const name = h("input", { name: "name", autocomplete: "username", autocapitalize: "none", spellcheck: "false" });
-  const secret = h("input", { name: "secret", type: "password", autocomplete: "current-password", required: true });
-  return dialog("Sign in", [
-    field("Name", name, "Leave it empty to sign in with a token."),
-    field("Password or token", secret),
-  ], {
-    label: "Sign in",
-    submit: async (form) => {
-      const user = String(form.get("name")).trim();
-      const word = String(form.get("secret"));
-      await post("login", user ? { user, password: word } : { token: word.trim() });
-      await done();
-    },
+  const name = h("input", {
+    name: "name",
+    autocomplete: "username",
+    autocapitalize: "none",
+    spellcheck: "false",
   });
+  const secret = h("input", {
+    name: "secret",
+    type: "password",
+    autocomplete: "current-password",
+    required: true,
+  });
+  return dialog(
+    "Sign in",
+    [field("Name", name, "Leave it empty to sign in with a token."), field("Password or token", secret)],
+    {
+      label: "Sign in",
+      submit: async (form) => {
+        const user = String(form.get("name")).trim();
+        const word = String(form.get("secret"));
+        await post("login", user ? { user, password: word } : { token: word.trim() });
+        await done();
+      },
+    },
+  );
 }
 
 /**
@@ -65,21 +88,37 @@ export function signIn(done) {
 export function confirmAction(action, device, done) {
   const reason = h("textarea", { name: "reason", rows: "3", required: true, maxlength: "500" });
   const { value } = action;
-  return dialog(action.title, [
-    h("p", {}, device ? ["Device: ", h("strong", {}, quoted(device)), ". "] : "The whole fleet. ", action.explains),
-    value && field(value.label, value.input, value.hint),
-    field(action.kind === "note" ? "Note" : "Reason", reason, "It is written into the audit log, with your name."),
-  ], {
-    label: action.label,
-    danger: action.danger,
-    submit: async (form) => {
-      const words = String(form.get("reason")).trim();
-      if (!words) throw new Error("say why, in a few words: others will read it in the audit log");
-      const answer = await post("api/actions", {
-        action: action.kind, device, reason: words, ...(value ? value.read(form) : {}),
-      });
-      if (answer.done === false) throw new Error(answer.detail || "the server refused it");
-      done(answer.detail || `${action.label}: done`);
+  return dialog(
+    action.title,
+    [
+      h(
+        "p",
+        {},
+        device ? ["Device: ", h("strong", {}, quoted(device)), ". "] : "The whole fleet. ",
+        action.explains,
+      ),
+      value && field(value.label, value.input, value.hint),
+      field(
+        action.kind === "note" ? "Note" : "Reason",
+        reason,
+        "It is written into the audit log, with your name.",
+      ),
+    ],
+    {
+      label: action.label,
+      danger: action.danger,
+      submit: async (form) => {
+        const words = String(form.get("reason")).trim();
+        if (!words) throw new Error("say why, in a few words: others will read it in the audit log");
+        const answer = await post("api/actions", {
+          action: action.kind,
+          device,
+          reason: words,
+          ...(value ? value.read(form) : {}),
+        });
+        if (answer.done === false) throw new Error(answer.detail || "the server refused it");
+        done(answer.detail || `${action.label}: done`);
+      },
     },
-  });
+  );
 }

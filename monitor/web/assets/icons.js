@@ -3,13 +3,23 @@
 import { h } from "./dom.js";
 
 const SIGNS = {
-  "online": "\u25cf", "late": "\u25d1", "stale": "\u25cc", "offline": "\u2715",
-  "never-seen": "\u25cb", "suspended": "\u2016", "retired": "\u25a1",
+  online: "\u25cf",
+  late: "\u25d1",
+  stale: "\u25cc",
+  offline: "\u2715",
+  "never-seen": "\u25cb",
+  suspended: "\u2016",
+  retired: "\u25a1",
 };
 
 /** The state of a link as a badge. */
 export function linkBadge(state) {
-  return h("span", { class: `badge link-${state}` }, h("span", { "aria-hidden": "true" }, sign(state)), ` ${state}`);
+  return h(
+    "span",
+    { class: `badge link-${state}` },
+    h("span", { "aria-hidden": "true" }, sign(state)),
+    ` ${state}`,
+  );
 }
 
 /** The sign of a link's state. */

@@ -18,7 +18,9 @@ function decoded(part) {
 
 /** Return the address of a view. */
 export function address(view, name = "", parameters = null) {
-  const query = parameters ? new URLSearchParams(Object.entries(parameters).filter(([, value]) => value)).toString() : "";
+  const query = parameters
+    ? new URLSearchParams(Object.entries(parameters).filter(([, value]) => value)).toString()
+    : "";
   const at = name === "" ? "" : `/${encodeURIComponent(String(name).replace(/\p{Surrogate}/gu, "\ufffd"))}`;
   return `#/${view}${at}${query ? `?${query}` : ""}`;
 }

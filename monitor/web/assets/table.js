@@ -33,10 +33,23 @@ export class Table {
     this.pending = 0;
     this.body = h("tbody");
     this.heads = new Map();
-    this.table = h("table", { class: `grid ${options.class ?? ""}` },
+    this.table = h(
+      "table",
+      { class: `grid ${options.class ?? ""}` },
       h("caption", { class: "unseen" }, options.caption),
-      h("colgroup", {}, columns.map((column) => h("col", { class: `c-${column.key}` }))), this.#head(), this.body);
-    this.element = h("div", { class: "wide", role: "region", "aria-label": options.caption, tabindex: "0" }, this.table);
+      h(
+        "colgroup",
+        {},
+        columns.map((column) => h("col", { class: `c-${column.key}` })),
+      ),
+      this.#head(),
+      this.body,
+    );
+    this.element = h(
+      "div",
+      { class: "wide", role: "region", "aria-label": options.caption, tabindex: "0" },
+      this.table,
+    );
   }
 
   #head() {
@@ -46,16 +59,22 @@ export class Table {
       if (last && column.group && last.group === column.group) last.span += 1;
       else groups.push({ group: column.group ?? "", span: 1 });
     }
-    const top = groups.map(({ group, span }) => group
-      ? h("th", { colspan: span, scope: "colgroup", class: "over" }, group)
-      : h("td", { colspan: span, class: "over none" }));
+    const top = groups.map(({ group, span }) =>
+      group
+        ? h("th", { colspan: span, scope: "colgroup", class: "over" }, group)
+        : h("td", { colspan: span, class: "over none" }),
+    );
     const cells = this.columns.map((column) => this.#headCell(column));
     return h("thead", {}, groups.some((one) => one.group) && h("tr", {}, top), h("tr", {}, cells));
   }
 
   #headCell(column) {
-    const button = h("button", { type: "button", class: "sort", title: column.hint, on: { click: () => this.order(column) } },
-      column.title, h("span", { class: "arrow", "aria-hidden": "true" }));
+    const button = h(
+      "button",
+      { type: "button", class: "sort", title: column.hint, on: { click: () => this.order(column) } },
+      column.title,
+      h("span", { class: "arrow", "aria-hidden": "true" }),
+    );
     const cell = h("th", { scope: "col", class: this.#classOf(column) }, button);
     this.heads.set(column.key, cell);
     return cell;
@@ -77,7 +96,11 @@ export class Table {
   show(rows) {
     this.rows = rows;
     for (const [key, cell] of this.heads) {
-      setAttribute(cell, "aria-sort", key === this.sort ? (this.descending ? "descending" : "ascending") : null);
+      setAttribute(
+        cell,
+        "aria-sort",
+        key === this.sort ? (this.descending ? "descending" : "ascending") : null,
+      );
     }
     const sorted = this.#ordered(rows);
     const wanted = new Set(sorted.map((row) => this.options.key(row)));
@@ -122,7 +145,11 @@ export class Table {
   }
 
   #sectionLine(heading) {
-    return h("tr", { class: "section" }, h("th", { colspan: this.columns.length, scope: "rowgroup" }, heading.content()));
+    return h(
+      "tr",
+      { class: "section" },
+      h("th", { colspan: this.columns.length, scope: "rowgroup" }, heading.content()),
+    );
   }
 
   /** Write what changed in rows that are shown and keep their places; others are left alone. */
@@ -142,7 +169,9 @@ export class Table {
     if (line.row === row) return line;
     line.row = row;
     this.columns.forEach((column, at) => {
-      const mark = column.mark ? column.mark(row) : String(column.show ? column.show(row) : column.value(row));
+      const mark = column.mark
+        ? column.mark(row)
+        : String(column.show ? column.show(row) : column.value(row));
       if (line.marks[at] === mark) return;
       line.marks[at] = mark;
       const content = column.show ? column.show(row) : column.value(row);
@@ -152,9 +181,11 @@ export class Table {
   }
 
   #newLine(row) {
-    const cells = this.columns.map((column, at) => at === 0
-      ? h("th", { scope: "row", class: this.#classOf(column) })
-      : h("td", { class: this.#classOf(column) }));
+    const cells = this.columns.map((column, at) =>
+      at === 0
+        ? h("th", { scope: "row", class: this.#classOf(column) })
+        : h("td", { class: this.#classOf(column) }),
+    );
     const element = h("tr", {}, cells);
     const line = { element, cells, marks: [], row: null };
     const { open } = this.options;
@@ -189,9 +220,19 @@ export class Table {
   #ordered(rows) {
     const column = this.columns.find((one) => one.key === this.sort) ?? this.columns[0];
     const turn = this.descending ? -1 : 1;
-    const keyed = rows.map((row) => ({ row, section: this.options.section?.(row)?.key ?? "", value: column.value(row), name: this.options.key(row) }));
-    keyed.sort((a, b) => compare(a.section, b.section) || missingLast(a.value, b.value)
-      || turn * compare(a.value, b.value) || compare(a.name, b.name));
+    const keyed = rows.map((row) => ({
+      row,
+      section: this.options.section?.(row)?.key ?? "",
+      value: column.value(row),
+      name: this.options.key(row),
+    }));
+    keyed.sort(
+      (a, b) =>
+        compare(a.section, b.section) ||
+        missingLast(a.value, b.value) ||
+        turn * compare(a.value, b.value) ||
+        compare(a.name, b.name),
+    );
     return keyed.map((one) => one.row);
   }
 }
@@ -208,5 +249,7 @@ const WORDS = new Intl.Collator(undefined, { numeric: true });
 
 function compare(a, b) {
   if (isMissing(a) && isMissing(b)) return 0;
-  return typeof a === "string" || typeof b === "string" ? WORDS.compare(String(a), String(b)) : Math.sign(a - b);
+  return typeof a === "string" || typeof b === "string"
+    ? WORDS.compare(String(a), String(b))
+    : Math.sign(a - b);
 }

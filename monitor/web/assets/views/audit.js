@@ -19,25 +19,82 @@ export class AuditView {
     this.list = h("ol", { class: "entries", reversed: true });
     this.status = h("p", { class: "soft", role: "status" });
     this.proof = h("div");
-    this.more = h("button", { type: "button", hidden: true, on: { click: () => this.#load(false) } }, "Older entries");
-    this.element = h("div", {}, h("h1", {}, "Audit"),
-      h("p", { class: "lead" }, "Every decision of the server and every act of an operator, in order. Each entry holds the hash of the one before it."),
-      this.proof, this.#controls(), this.status, this.list, this.more);
+    this.more = h(
+      "button",
+      { type: "button", hidden: true, on: { click: () => this.#load(false) } },
+      "Older entries",
+    );
+    this.element = h(
+      "div",
+      {},
+      h("h1", {}, "Audit"),
+      h(
+        "p",
+        { class: "lead" },
+        "Every decision of the server and every act of an operator, in order. Each entry holds the hash of the one before it.",
+      ),
+      this.proof,
+      this.#controls(),
+      this.status,
+      this.list,
+      this.more,
+    );
     this.#load(true);
   }
 
-  leave() { this.gone = true; }
+  leave() {
+    this.gone = true;
+  }
 
-  onSnapshot() { this.#showProof(); }
+  onSnapshot() {
+    this.#showProof();
+  }
 
-  onOverview() { this.#showProof(); }
+  onOverview() {
+    this.#showProof();
+  }
 
   #controls() {
-    const entered = (name) => (event) => { this[name] = event.target.value.trim(); };
-    return h("form", { class: "row controls", role: "search", on: { submit: (event) => { event.preventDefault(); this.#ask(); } } },
-      h("span", { class: "check" }, h("label", { for: "audit-device" }, "Device"), h("input", { id: "audit-device", type: "search", value: this.device, on: { input: entered("device") } })),
-      h("span", { class: "check" }, h("label", { for: "audit-kind" }, "Kind"), h("input", { id: "audit-kind", type: "search", value: this.kind, placeholder: "operator-acted", on: { input: entered("kind") } })),
-      h("button", { type: "submit" }, "Show"));
+    const entered = (name) => (event) => {
+      this[name] = event.target.value.trim();
+    };
+    return h(
+      "form",
+      {
+        class: "row controls",
+        role: "search",
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            this.#ask();
+          },
+        },
+      },
+      h(
+        "span",
+        { class: "check" },
+        h("label", { for: "audit-device" }, "Device"),
+        h("input", {
+          id: "audit-device",
+          type: "search",
+          value: this.device,
+          on: { input: entered("device") },
+        }),
+      ),
+      h(
+        "span",
+        { class: "check" },
+        h("label", { for: "audit-kind" }, "Kind"),
+        h("input", {
+          id: "audit-kind",
+          type: "search",
+          value: this.kind,
+          placeholder: "operator-acted",
+          on: { input: entered("kind") },
+        }),
+      ),
+      h("button", { type: "submit" }, "Show"),
+    );
   }
 
   #ask() {
@@ -60,7 +117,10 @@ export class AuditView {
       this.list.append(...found.entries.map(line));
       this.next = found.next;
       this.more.hidden = found.next === null;
-      setText(this.status, `${counted(this.list.childElementCount, "entry").replace("entrys", "entries")} shown, the newest in the journal is ${found.head}.${found.entries.length === 0 && found.next !== null ? " None in this stretch: look at older ones." : ""}`);
+      setText(
+        this.status,
+        `${counted(this.list.childElementCount, "entry", "entries")} shown, the newest in the journal is ${found.head}.${found.entries.length === 0 && found.next !== null ? " None in this stretch: look at older ones." : ""}`,
+      );
       this.#showProof();
     } catch (error) {
       if (mine === this.asked) setText(this.status, plain(error.message));
@@ -74,27 +134,83 @@ export class AuditView {
     const now = damage ? "damaged" : "whole";
     if (now === this.shown) return;
     this.shown = now;
-    replace(this.proof, damage
-      ? h("p", { class: "notice bad" }, h("strong", {}, "! The chain is broken. "), plain(damage))
-      : h("p", { class: "notice good" }, h("strong", {}, "\u2713 The chain holds "), "as far as this page has read it. What the devices have witnessed is checked by slimfleet audit verify."));
+    replace(
+      this.proof,
+      damage
+        ? h("p", { class: "notice bad" }, h("strong", {}, "! The chain is broken. "), plain(damage))
+        : h(
+            "p",
+            { class: "notice good" },
+            h("strong", {}, "\u2713 The chain holds "),
+            "as far as this page has read it. What the devices have witnessed is checked by slimfleet audit verify.",
+          ),
+    );
   }
 }
 
 function line(entry) {
-  const content = entry.event === null || entry.event === undefined ? h("a", { href: `api/audit/${entry.index}`, target: "_blank", rel: "noopener" }, `${bytes(entry.bytes)}: open it by itself`)
-    : h("pre", { tabindex: "0", "aria-label": `Entry ${entry.index}` }, plain(JSON.stringify(entry.event, null, 1)).replaceAll("\\u000a", "\n"));
-  return h("li", {}, h("details", {}, h("summary", {},
-    h("span", { class: "index" }, String(entry.index)), clockTime(entry.at), h("span", { class: "kind" }, plain(entry.kind)),
-    h("span", { class: "what" }, summary(entry))),
-  content, h("p", { class: "soft hash" }, "hash ", h("code", {}, entry.hash), h("br"), "previous ", h("code", {}, entry.previous))),
-  entry.device && h("a", { class: "to-device", href: address("device", entry.device), "aria-label": `Device ${plain(entry.device)}` }, "\u2192"));
+  const content =
+    entry.event === null || entry.event === undefined
+      ? h(
+          "a",
+          { href: `api/audit/${entry.index}`, target: "_blank", rel: "noopener" },
+          `${bytes(entry.bytes)}: open it by itself`,
+        )
+      : h(
+          "pre",
+          { tabindex: "0", "aria-label": `Entry ${entry.index}` },
+          plain(JSON.stringify(entry.event, null, 1)),
+        );
+  return h(
+    "li",
+    {},
+    h(
+      "details",
+      {},
+      h(
+        "summary",
+        {},
+        h("span", { class: "index" }, String(entry.index)),
+        clockTime(entry.at),
+        h("span", { class: "kind" }, plain(entry.kind)),
+        h("span", { class: "what" }, summary(entry)),
+      ),
+      content,
+      h(
+        "p",
+        { class: "soft hash" },
+        "hash ",
+        h("code", {}, entry.hash),
+        h("br"),
+        "previous ",
+        h("code", {}, entry.previous),
+      ),
+    ),
+    entry.device &&
+      h(
+        "a",
+        {
+          class: "to-device",
+          href: address("device", entry.device),
+          "aria-label": `Device ${plain(entry.device)}`,
+        },
+        "\u2192",
+      ),
+  );
 }
 
 /* The values that tell one entry from the next, in a line. */
 function summary(entry) {
-  const told = ([name, value]) => value !== "" && !name.endsWith("_id") && (typeof value !== "object" || value === null);
-  const values = Object.entries(entry.event ?? {}).filter(told).slice(0, 7);
-  return values.flatMap(([name, value], at) => [at ? ", " : "", `${plain(name)} `, quoted(short(String(value)))]);
+  const told = ([name, value]) =>
+    value !== "" && !name.endsWith("_id") && (typeof value !== "object" || value === null);
+  const values = Object.entries(entry.event ?? {})
+    .filter(told)
+    .slice(0, 7);
+  return values.flatMap(([name, value], at) => [
+    at ? ", " : "",
+    `${plain(name)} `,
+    quoted(short(String(value))),
+  ]);
 }
 
 function short(text) {

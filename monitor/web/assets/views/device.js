@@ -53,10 +53,14 @@ export class DeviceView {
 
   #showHead() {
     const row = this.app.live.rows.get(this.name);
-    replace(this.head, h("p", { class: "crumbs" }, h("a", { href: address("fleet") }, "Fleet"), " / device"),
-      h("h1", {}, quoted(this.name), row && [" ", linkBadge(row.link)]));
+    replace(
+      this.head,
+      h("p", { class: "crumbs" }, h("a", { href: address("fleet") }, "Fleet"), " / device"),
+      h("h1", {}, quoted(this.name), row && [" ", linkBadge(row.link)]),
+    );
     const now = row ? offered(this.app, row) : "";
-    if (now !== this.offered) { // a button that is made anew loses the focus
+    if (now !== this.offered) {
+      // a button that is made anew loses the focus
       this.offered = now;
       replace(this.buttons, row ? deviceButtons(this.app, row) : null);
     }
@@ -82,9 +86,21 @@ export class DeviceView {
     const open = [...this.body.querySelectorAll("details[open]")].map((one) => one.dataset.part);
     const scrolled = document.scrollingElement.scrollTop;
     forgetCharts(this.body);
-    replace(this.body, facts(found), section("Why this width", this.why), models(found), rounds(found), profile(found), history(found),
-      errors(found), notes(found), timeline(found));
-    this.body.querySelectorAll("details[data-part]").forEach((one) => { one.open = open.includes(one.dataset.part); });
+    replace(
+      this.body,
+      facts(found),
+      section("Why this width", this.why),
+      models(found),
+      rounds(found),
+      profile(found),
+      history(found),
+      errors(found),
+      notes(found),
+      timeline(found),
+    );
+    this.body.querySelectorAll("details[data-part]").forEach((one) => {
+      one.open = open.includes(one.dataset.part);
+    });
     document.scrollingElement.scrollTop = scrolled;
   }
 
@@ -94,8 +110,14 @@ export class DeviceView {
     try {
       const found = await get(`api/devices/${encodeURIComponent(this.name)}/explain`);
       const text = Array.isArray(found.text) ? found.text.join("\n") : String(found.text ?? "");
-      replace(this.why, h("pre", { class: "explanation", tabindex: "0", "aria-label": "Explanation" },
-        text.split("\n").map((line) => `${plain(line)}\n`)));
+      replace(
+        this.why,
+        h(
+          "pre",
+          { class: "explanation", tabindex: "0", "aria-label": "Explanation" },
+          text.split("\n").map((line) => `${plain(line)}\n`),
+        ),
+      );
     } catch (error) {
       replace(this.why, h("p", { class: "soft" }, plain(error.message)));
     }

@@ -11,7 +11,19 @@ import { COLUMNS } from "./fleet_columns.js";
 
 const ALARMED = "alarms";
 const LINKS = ["online", "late", "stale", "offline", "never-seen", "suspended", "retired"];
-const SEARCHED = ["device", "site", "link", "link_cause", "takes_part", "reason", "release", "agent", "emulated", "useful", "last_error"];
+const SEARCHED = [
+  "device",
+  "site",
+  "link",
+  "link_cause",
+  "takes_part",
+  "reason",
+  "release",
+  "agent",
+  "emulated",
+  "useful",
+  "last_error",
+];
 const SORT_AGAIN_MS = 5000; // rows that jump under the pointer cannot be clicked
 
 export class FleetView {
@@ -37,7 +49,16 @@ export class FleetView {
     this.buttons = h("div");
     this.chips = h("div", { class: "chips", role: "group", "aria-label": "Show devices by state" });
     this.count = h("p", { class: "count soft", role: "status" });
-    this.element = h("div", {}, h("h1", {}, "Fleet"), this.chips, this.#controls(), this.count, this.table.element, this.moments);
+    this.element = h(
+      "div",
+      {},
+      h("h1", {}, "Fleet"),
+      this.chips,
+      this.#controls(),
+      this.count,
+      this.table.element,
+      this.moments,
+    );
     this.shownAt = 0;
     this.timer = 0;
     if (app.live.overview) this.onSnapshot();
@@ -45,14 +66,39 @@ export class FleetView {
   }
 
   #controls() {
-    const search = h("input", { type: "search", value: this.text, id: "search", placeholder: "name, site, reason, release\u2026", autocomplete: "off",
-      on: { input: (event) => { this.text = event.target.value; this.#changed(); } } });
-    const group = h("input", { type: "checkbox", id: "by-site", checked: this.site,
-      on: { change: (event) => { this.site = event.target.checked; this.#changed(); } } });
-    return h("div", { class: "row controls" },
-      h("label", { for: "search" }, "Filter"), search,
+    const search = h("input", {
+      type: "search",
+      value: this.text,
+      id: "search",
+      placeholder: "name, site, reason, release\u2026",
+      autocomplete: "off",
+      on: {
+        input: (event) => {
+          this.text = event.target.value;
+          this.#changed();
+        },
+      },
+    });
+    const group = h("input", {
+      type: "checkbox",
+      id: "by-site",
+      checked: this.site,
+      on: {
+        change: (event) => {
+          this.site = event.target.checked;
+          this.#changed();
+        },
+      },
+    });
+    return h(
+      "div",
+      { class: "row controls" },
+      h("label", { for: "search" }, "Filter"),
+      search,
       h("span", { class: "check" }, group, h("label", { for: "by-site" }, "Group by site")),
-      h("a", { class: "button", href: "api/devices.csv", download: "devices.csv" }, "Export CSV"), this.buttons);
+      h("a", { class: "button", href: "api/devices.csv", download: "devices.csv" }, "Export CSV"),
+      this.buttons,
+    );
   }
 
   #changed() {
@@ -62,7 +108,13 @@ export class FleetView {
 
   #note() {
     const sort = this.table.sort === "device" && !this.table.descending ? "" : this.table.sort;
-    note("fleet", "", { q: this.text, state: this.state, group: this.site ? "site" : "", sort, down: this.table.descending ? "1" : "" });
+    note("fleet", "", {
+      q: this.text,
+      state: this.state,
+      group: this.site ? "site" : "",
+      sort,
+      down: this.table.descending ? "1" : "",
+    });
   }
 
   onSnapshot() {
@@ -75,8 +127,11 @@ export class FleetView {
     const { notes, incidents, paused } = this.app.live.overview;
     const drawn = JSON.stringify([notes, incidents]);
     if (drawn !== this.drawn) {
-      replace(this.moments, h("section", {}, h("h2", {}, "Notes"), moments(notes, "None about the whole fleet.")),
-        h("section", {}, h("h2", {}, "Incidents"), moments(incidents, "None.")));
+      replace(
+        this.moments,
+        h("section", {}, h("h2", {}, "Notes"), moments(notes, "None about the whole fleet.")),
+        h("section", {}, h("h2", {}, "Incidents"), moments(incidents, "None.")),
+      );
     }
     this.drawn = drawn;
     const offered = `${Boolean(paused)} ${this.app.mayAct}`;
@@ -102,11 +157,18 @@ export class FleetView {
     this.shownAt = Date.now();
     const rows = [...this.app.live.rows.values()];
     const words = this.text.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = rows.filter((row) => this.#isIn(row) && words.every((word) => searchable(row).includes(word)));
+    const shown = rows.filter(
+      (row) => this.#isIn(row) && words.every((word) => searchable(row).includes(word)),
+    );
     this.sites = new Map();
     for (const row of shown) this.sites.set(row.site, (this.sites.get(row.site) ?? 0) + 1);
     this.#showChips();
-    setText(this.count, shown.length === rows.length ? counted(rows.length, "device") : `${shown.length} of ${counted(rows.length, "device")}`);
+    setText(
+      this.count,
+      shown.length === rows.length
+        ? counted(rows.length, "device")
+        : `${shown.length} of ${counted(rows.length, "device")}`,
+    );
     this.table.show(shown);
   }
 
@@ -117,7 +179,13 @@ export class FleetView {
 
   #section(row) {
     const { sites } = this;
-    return { key: row.site, content: () => [row.site ? quoted(row.site) : "no site", h("small", {}, ` ${counted(sites.get(row.site) ?? 0, "device")}`)] };
+    return {
+      key: row.site,
+      content: () => [
+        row.site ? quoted(row.site) : "no site",
+        h("small", {}, ` ${counted(sites.get(row.site) ?? 0, "device")}`),
+      ],
+    };
   }
 
   #showChips() {
@@ -128,7 +196,10 @@ export class FleetView {
       if ((row.alarms ?? []).length) counts.set(ALARMED, counts.get(ALARMED) + 1);
     }
     if (this.chips.childElementCount !== counts.size) {
-      replace(this.chips, [...counts.keys()].map((state) => this.#chip(state)));
+      replace(
+        this.chips,
+        [...counts.keys()].map((state) => this.#chip(state)),
+      );
     }
     for (const chip of this.chips.children) {
       setText(chip.querySelector("b"), String(counts.get(chip.value)));
@@ -140,9 +211,23 @@ export class FleetView {
   #chip(state) {
     const mark = state === "" ? "" : state === ALARMED ? "!" : sign(state);
     const words = state === "" ? "all" : state === ALARMED ? "with alarms" : state;
-    return h("button", { type: "button", class: `chip link-${state || "all"}`, value: state,
-      on: { click: () => { this.state = this.state === state ? "" : state; this.#changed(); } } },
-    h("b", {}), h("span", { "aria-hidden": "true" }, mark ? ` ${mark}` : ""), ` ${words}`);
+    return h(
+      "button",
+      {
+        type: "button",
+        class: `chip link-${state || "all"}`,
+        value: state,
+        on: {
+          click: () => {
+            this.state = this.state === state ? "" : state;
+            this.#changed();
+          },
+        },
+      },
+      h("b", {}),
+      h("span", { "aria-hidden": "true" }, mark ? ` ${mark}` : ""),
+      ` ${words}`,
+    );
   }
 }
 
@@ -152,7 +237,13 @@ const texts = new WeakMap();
 function searchable(row) {
   let text = texts.get(row);
   if (text === undefined) {
-    text = [...SEARCHED.map((field) => row[field] ?? ""), ...(row.alarms ?? []), ...Object.values(row.labels ?? {})].join(" ").toLowerCase();
+    text = [
+      ...SEARCHED.map((field) => row[field] ?? ""),
+      ...(row.alarms ?? []),
+      ...Object.values(row.labels ?? {}),
+    ]
+      .join(" ")
+      .toLowerCase();
     texts.set(row, text);
   }
   return text;

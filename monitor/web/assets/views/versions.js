@@ -1,66 +1,58 @@
 /* Versions: what the devices say they run, now and over time. Devices that run nothing, something
    unknown or something that they did not confirm are shown like all others. */
 
-import { get } from "../api.js";
 import { barList } from "../bars.js";
-import { chart, forgetCharts } from "../charts.js";
-import { h, plain, quoted, replace } from "../dom.js";
+import { chart } from "../charts.js";
+import { h, quoted, replace } from "../dom.js";
 import { counted, percent } from "../format.js";
 import { badge } from "../icons.js";
+import { section } from "../lists.js";
+import { AskingView } from "./asking_view.js";
 
-const AGAIN_MS = 5000;
+const PAUSE_MS = 5000;
 const NAMED = 5; // as many as there are colours; older releases are put together
 
-export class VersionsView {
+export class VersionsView extends AskingView {
   title = "Versions";
 
   constructor(app) {
-    this.app = app;
-    this.body = h("div", {}, h("p", { class: "soft" }, "Asking\u2026"));
-    this.element = h("div", {}, h("h1", {}, "Versions"),
-      h("p", { class: "lead" }, "Releases by what the devices report that they run. Unconfirmed: the device did not say so of the model that it was sent last."), this.body);
-    this.timer = 0;
-    this.loadedAt = 0;
-    this.#load();
+    super(app, "api/versions", PAUSE_MS);
+    this.element = h(
+      "div",
+      {},
+      h("h1", {}, "Versions"),
+      h(
+        "p",
+        { class: "lead" },
+        "Releases by what the devices report that they run. Unconfirmed: the device did not say so of the model",
+        " that it was sent last.",
+      ),
+      this.body,
+    );
+    this.load();
   }
 
-  onSnapshot() { this.#again(); }
-
-  onDevices() { this.#again(); }
-
-  leave() {
-    clearTimeout(this.timer);
-    this.timer = -1;
-    forgetCharts(this.element);
+  onDevices() {
+    this.again();
   }
 
-  #again() {
-    if (!this.timer) this.timer = setTimeout(() => this.#load(), Math.max(100, this.loadedAt + AGAIN_MS - Date.now()));
-  }
-
-  async #load() {
-    try {
-      const found = await get("api/versions");
-      if (this.timer !== -1) this.#show(found);
-    } catch (error) {
-      if (!this.loadedAt) replace(this.body, h("p", { class: "trouble", role: "alert" }, plain(error.message)));
-    } finally {
-      this.loadedAt = Date.now();
-      if (this.timer !== -1) this.timer = 0;
-    }
-  }
-
-  #show({ now, history }) {
-    const drawn = JSON.stringify([now, history]);
-    if (drawn === this.drawn) return;
-    this.drawn = drawn;
+  show({ now, history }) {
     const all = now.reduce((sum, one) => sum + one.devices, 0);
-    forgetCharts(this.body);
-    replace(this.body,
-      h("section", {}, h("h2", {}, `Now: ${counted(all, "device")}`), now.length === 0 ? h("p", { class: "soft" }, "No device is known yet.") : barList(now.map((one) => ({
-        node: h("span", {}, quoted(one.release), " ", state(one)), value: one.devices, kind: one.confirmed ? "" : one.digest ? "hollow" : "none", note: percent(one.devices / all),
-      })), { most: all })),
-      history.length > 0 && h("section", {}, h("h2", {}, "Over time"), h("div", { class: "charts one" }, overTime(history, this.app.live.now))));
+    const lines = now.map((one) => ({
+      node: h("span", {}, quoted(one.release), " ", state(one)),
+      value: one.devices,
+      kind: one.confirmed ? "" : one.digest ? "hollow" : "none",
+      note: percent(one.devices / all),
+    }));
+    replace(
+      this.body,
+      section(
+        `Now: ${counted(all, "device")}`,
+        all === 0 ? h("p", { class: "soft" }, "No device is known yet.") : barList(lines, { most: all }),
+      ),
+      history.length > 0 &&
+        section("Over time", h("div", { class: "charts one" }, overTime(history, this.app.live.now))),
+    );
   }
 }
 
@@ -74,12 +66,17 @@ function state(one) {
 function overTime(past, now) {
   const last = past.at(-1);
   const history = now > last.at ? [...past, { ...last, at: now }] : past;
-  const releases = [...new Set(history.flatMap((point) => point.running.filter((one) => one.digest).map((one) => one.release)))];
+  const releases = [
+    ...new Set(
+      history.flatMap((point) => point.running.filter((one) => one.digest).map((one) => one.release)),
+    ),
+  ];
   const named = releases.slice(-NAMED);
-  const part = (belongs) => history.map((point) => {
-    const all = point.running.reduce((sum, one) => sum + one.devices, 0);
-    return all ? point.running.filter(belongs).reduce((sum, one) => sum + one.devices, 0) / all : 0;
-  });
+  const part = (belongs) =>
+    history.map((point) => {
+      const all = point.running.reduce((sum, one) => sum + one.devices, 0);
+      return all ? point.running.filter(belongs).reduce((sum, one) => sum + one.devices, 0) / all : 0;
+    });
   const series = [];
   const offer = (label, hue, pale, belongs) => {
     const values = part(belongs);
@@ -89,9 +86,20 @@ function overTime(past, now) {
   for (const release of named) {
     const hue = `--hue-${1 + (releases.indexOf(release) % NAMED)}`;
     offer(release, hue, false, (one) => one.digest && one.release === release && one.confirmed);
-    offer(`${release}, unconfirmed`, hue, true, (one) => one.digest && one.release === release && !one.confirmed);
+    offer(
+      `${release}, unconfirmed`,
+      hue,
+      true,
+      (one) => one.digest && one.release === release && !one.confirmed,
+    );
   }
   offer("none", "--line", false, (one) => !one.digest);
-  return chart({ title: "Share of the devices by the release that they reported", stacked: true, steps: true,
-    x: { label: "Time", values: history.map((point) => point.at), time: true }, y: { label: "Share", from: 0, to: 1, show: percent }, series });
+  return chart({
+    title: "Share of the devices by the release that they reported",
+    stacked: true,
+    steps: true,
+    x: { label: "Time", values: history.map((point) => point.at), time: true },
+    y: { label: "Share", from: 0, to: 1, show: percent },
+    series,
+  });
 }
