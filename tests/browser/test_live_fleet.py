@@ -65,6 +65,11 @@ class Watched(RealFleet):
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(self.retained, topic).result()[topic]
 
+    def acts(self):
+        """Return how many commands of operators the journal holds by now."""
+        self.watcher.refresh()
+        return len(self.events(e.OperatorActed))
+
     def token(self, name):
         return (self.folder / name).read_text().strip()
 
@@ -148,7 +153,7 @@ def test_an_operators_action_reaches_the_device_and_the_audit_log(fleet, signed_
 
 def test_without_a_reason_nothing_is_done(fleet, signed_in):
     page = signed_in("anna", f"#/device/{PRESS}")
-    before = len(fleet.events(e.OperatorActed))
+    before = fleet.acts()
     page.get_by_role("button", name="Suspend").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Reason").fill("   ")
@@ -156,8 +161,7 @@ def test_without_a_reason_nothing_is_done(fleet, signed_in):
     expect(dialog.get_by_role("alert")).to_contain_text("say why")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    fleet.watcher.refresh()
-    assert len(fleet.events(e.OperatorActed)) == before
+    assert fleet.acts() == before
 
 
 def test_rounds_are_paused_and_the_page_says_by_whom(fleet, signed_in):
@@ -173,12 +177,24 @@ def test_a_viewer_sees_everything_and_cannot_act(fleet, signed_in, open_page):
     page = signed_in("ben", f"#/device/{PRESS}")
     expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
     assert page.locator("[data-action]").count() == 0
-    before = len(fleet.events(e.OperatorActed))
+    before = fleet.acts()
     open_page.expect("403")  # somebody who writes the request by hand is refused by the server
     status = page.evaluate(FORGED, PRESS)
     assert status == 403
-    fleet.watcher.refresh()
-    assert len(fleet.events(e.OperatorActed)) == before
+    assert fleet.acts() == before
+
+
+def test_who_is_no_longer_signed_in_is_asked_again_and_nothing_is_done(fleet, signed_in):
+    page = signed_in("anna", f"#/device/{PRESS}")
+    expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
+    before = fleet.acts()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Suspend").click()
+    page.get_by_role("dialog").get_by_label("Reason").fill("too late")
+    page.get_by_role("dialog").get_by_role("button", name="Suspend").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Password or token")
+    assert page.locator("[data-action]").count() == 0
+    assert fleet.acts() == before
 
 
 def test_a_wrong_token_is_refused_in_words(fleet, open_page):

@@ -23,6 +23,7 @@ const DEVICE_ACTIONS = [
   },
   {
     kind: "cap-width",
+    when: isIn,
     label: "Cap width",
     title: "Cap the width of this device?",
     explains: "It trains at most this width from the next round on.",
@@ -40,6 +41,7 @@ const DEVICE_ACTIONS = [
   },
   {
     kind: "roll-back",
+    when: isIn,
     label: "Roll back",
     title: "Roll back to the previous release?",
     danger: true,
@@ -47,12 +49,14 @@ const DEVICE_ACTIONS = [
   },
   {
     kind: "roll-forward",
+    when: isIn,
     label: "Roll forward",
     title: "Undo the roll-back?",
     explains: "It may get the newest release again.",
   },
   {
     kind: "re-profile",
+    when: isIn,
     label: "Measure anew",
     title: "Ask this device to measure itself anew?",
     explains: "It measures its speed and memory again, which takes it a few minutes of computing.",
@@ -63,7 +67,7 @@ const DEVICE_ACTIONS = [
     label: "Retire",
     title: "Retire this device for good?",
     danger: true,
-    when: (row) => row.link !== "retired",
+    when: isIn,
     explains: "It is gone for good: it gets no tasks and no models. What it earned stays in the ledger.",
   },
 ];
@@ -90,6 +94,10 @@ const FLEET_ACTIONS = [
     explains: "The next round opens as soon as enough devices are there.",
   },
 ];
+
+function isIn(row) {
+  return row.link !== "retired";
+}
 
 function isOut(row) {
   return row.link === "suspended" || row.link === "retired";

@@ -2,7 +2,7 @@
 
 import { get, post, RequestError, whoAmI } from "./api.js";
 import { keepTime, moment } from "./clock.js";
-import { signIn } from "./dialogs.js";
+import { SIGNED_OUT, signIn } from "./dialogs.js";
 import { h, plain, quoted, replace, setText } from "./dom.js";
 import { fixed, span } from "./format.js";
 import { LiveFleet } from "./live.js";
@@ -46,6 +46,7 @@ class App {
     keepTime(() => this.live.now);
     setInterval(() => this.#showConnection(), 1000);
     window.addEventListener("hashchange", () => this.#go(true));
+    window.addEventListener(SIGNED_OUT, () => this.#learn());
     by("skip").addEventListener("click", (event) => {
       event.preventDefault();
       by("main").focus();

@@ -3,6 +3,9 @@
 import { post } from "./api.js";
 import { h, plain, quoted, replace } from "./dom.js";
 
+/** Is told to the window when the server does not know us any more. */
+export const SIGNED_OUT = "signed-out";
+
 /* The browser gives a modal dialog its focus, closes it on Esc and gives the focus back. */
 function dialog(title, content, { submit, label, danger = false }) {
   const trouble = h("p", { class: "trouble", role: "alert" });
@@ -26,6 +29,11 @@ function dialog(title, content, { submit, label, danger = false }) {
       box.close();
     } catch (error) {
       replace(trouble, plain(error.message));
+      if (error.status === 401 && !form.elements.secret) {
+        // the session is over
+        box.close();
+        window.dispatchEvent(new Event(SIGNED_OUT));
+      }
     } finally {
       send.disabled = false;
     }
