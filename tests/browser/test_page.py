@@ -91,6 +91,30 @@ def test_views_fit_every_screen_and_all_that_they_hold_has_a_name(served, open_p
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
+def test_a_screen_reader_finds_rows_columns_and_their_order(served, open_page):
+    page = open_page(served.url)
+    expect(rows(page)).to_have_count(40)
+    table = page.get_by_role("table", name="Devices of the fleet")
+    assert table.get_by_role("row").count() == 42  # two of the head
+    assert table.get_by_role("rowheader").count() == 40
+    head = table.get_by_role("columnheader", name="Device")
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    first = table.get_by_role("row").nth(2)
+    assert first.get_by_role("cell").count() == 18
+    assert table.get_by_role("columnheader").count() == 19 + 4  # four heads stand above others
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_names_stay_in_sight_while_the_table_scrolls_sideways(served, open_page, width):
+    page = open_page(served.url, width=width)
+    expect(rows(page)).to_have_count(40)
+    name = rows(page).first.locator("th")
+    before = name.bounding_box()
+    page.locator(".wide").evaluate("box => { box.scrollLeft = 600; }")
+    assert name.bounding_box() == before
+    assert rows(page).first.locator("td").first.bounding_box()["x"] < 0
+
+
 def test_chips_filter_the_fleet_by_state_and_show_counts(served, open_page):
     page = open_page(served.url)
     expect(rows(page)).to_have_count(40)
@@ -108,10 +132,10 @@ def test_what_was_filtered_sorted_and_grouped_is_there_after_a_reload(served, op
     page.get_by_label("Group by site").check()
     page.get_by_role("button", name="Straggler").click()
     expect(rows(page)).to_have_count(10)
-    before = rows(page).locator("th").all_inner_texts()
+    before = rows(page).locator("th").all_text_contents()
     page.reload()
     expect(rows(page)).to_have_count(10)
-    assert rows(page).locator("th").all_inner_texts() == before
+    assert rows(page).locator("th").all_text_contents() == before
     expect(page.locator("tr.section")).to_have_count(4)
     expect(page.locator("th.c-straggler[scope=col]")).to_have_attribute("aria-sort", "descending")
     expect(page.get_by_label("Filter")).to_have_value("machine-001")
@@ -124,7 +148,7 @@ def test_sorting_puts_missing_values_last_either_way(served, open_page):
     orders = []
     for _ in range(2):
         button.click()
-        shown = rows(page).locator(".c-straggler").all_inner_texts()
+        shown = rows(page).locator(".c-straggler").all_text_contents()
         assert shown[-4:] == ["\N{EN DASH}"] * 4  # every tenth never finished a round
         orders.append([float(one) for one in shown[:-4]])
     assert orders[0] == sorted(orders[0], reverse=True)

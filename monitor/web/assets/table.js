@@ -1,4 +1,5 @@
-/* A table of many rows: rows keep their elements, and only cells that changed are written. */
+/* A table of many rows: rows keep their elements, and only cells that changed are written. Roles are
+   written out, because a style that lays rows out as grids takes away those that tables have. */
 
 import { h, setAttribute } from "./dom.js";
 
@@ -31,17 +32,12 @@ export class Table {
     this.lines = new Map();
     this.rows = [];
     this.pending = 0;
-    this.body = h("tbody");
+    this.body = h("tbody", { role: "rowgroup" });
     this.heads = new Map();
     this.table = h(
       "table",
-      { class: `grid ${options.class ?? ""}` },
+      { class: `grid ${options.class ?? ""}`, role: "table" },
       h("caption", { class: "unseen" }, options.caption),
-      h(
-        "colgroup",
-        {},
-        columns.map((column) => h("col", { class: `c-${column.key}` })),
-      ),
       this.#head(),
       this.body,
     );
@@ -61,11 +57,20 @@ export class Table {
     }
     const top = groups.map(({ group, span }) =>
       group
-        ? h("th", { colspan: span, scope: "colgroup", class: "over" }, group)
-        : h("td", { colspan: span, class: "over none" }),
+        ? spread(
+            h("th", { colspan: span, scope: "colgroup", role: "columnheader", class: "over" }, group),
+            span,
+          )
+        : spread(h("td", { colspan: span, role: "presentation", class: "over none" }), span),
     );
     const cells = this.columns.map((column) => this.#headCell(column));
-    return h("thead", {}, groups.some((one) => one.group) && h("tr", {}, top), h("tr", {}, cells));
+    const line = { role: "row" };
+    return h(
+      "thead",
+      { role: "rowgroup" },
+      groups.some((one) => one.group) && h("tr", line, top),
+      h("tr", line, cells),
+    );
   }
 
   #headCell(column) {
@@ -75,7 +80,7 @@ export class Table {
       column.title,
       h("span", { class: "arrow", "aria-hidden": "true" }),
     );
-    const cell = h("th", { scope: "col", class: this.#classOf(column) }, button);
+    const cell = h("th", { scope: "col", role: "columnheader", class: this.#classOf(column) }, button);
     this.heads.set(column.key, cell);
     return cell;
   }
@@ -147,8 +152,8 @@ export class Table {
   #sectionLine(heading) {
     return h(
       "tr",
-      { class: "section" },
-      h("th", { colspan: this.columns.length, scope: "rowgroup" }, heading.content()),
+      { class: "section", role: "row" },
+      h("th", { colspan: this.columns.length, scope: "rowgroup", role: "rowheader" }, heading.content()),
     );
   }
 
@@ -183,10 +188,10 @@ export class Table {
   #newLine(row) {
     const cells = this.columns.map((column, at) =>
       at === 0
-        ? h("th", { scope: "row", class: this.#classOf(column) })
-        : h("td", { class: this.#classOf(column) }),
+        ? h("th", { scope: "row", role: "rowheader", class: this.#classOf(column) })
+        : h("td", { role: "cell", class: this.#classOf(column) }),
     );
-    const element = h("tr", {}, cells);
+    const element = h("tr", { role: "row" }, cells);
     const line = { element, cells, marks: [], row: null };
     const { open } = this.options;
     if (open) {
@@ -235,6 +240,12 @@ export class Table {
     );
     return keyed.map((one) => one.row);
   }
+}
+
+/* In a table whose rows are grids the attribute does nothing. */
+function spread(cell, columns) {
+  cell.style.gridColumn = `span ${columns}`;
+  return cell;
 }
 
 function isMissing(value) {
