@@ -151,6 +151,32 @@ def test_an_operators_action_reaches_the_device_and_the_audit_log(fleet, signed_
     expect(page.get_by_role("heading", level=1)).to_contain_text("online")
 
 
+def test_a_cap_and_a_note_are_asked_for_on_the_page_and_shown_with_their_author(fleet, signed_in):
+    page = signed_in("anna", f"#/device/{PRESS}")
+    page.get_by_role("button", name="Cap width").click()
+    page.get_by_role("dialog").get_by_label("Widest training width").select_option("0.5")
+    page.get_by_role("dialog").get_by_label("Reason").fill("it gets too warm")
+    page.get_by_role("dialog").get_by_role("button", name="Cap width").click()
+    fleet.until(lambda state: state.devices[PRESS].width == 0.5, "the cap")
+    expect(page.locator("main")).to_contain_text("it gets too warm")
+    page.get_by_role("button", name="Add a note").click()
+    page.get_by_role("dialog").get_by_label("Note").fill("fan ordered")
+    page.get_by_role("dialog").get_by_role("button", name="Add a note").click()
+    notes = page.locator("section", has=page.get_by_role("heading", name="Notes"))
+    expect(notes).to_contain_text("fan ordered")
+    expect(notes).to_contain_text("anna")
+
+
+def test_a_retired_device_is_told_as_such_and_offered_to_come_back(fleet, signed_in):
+    page = signed_in("anna", f"#/device/{PRESS}")
+    act(page, "Retire", "sold")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("retired")
+    offered = page.locator("[data-action]")
+    expect(offered).to_have_text(["Resume", "Add a note"])
+    act(page, "Resume", "bought back")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("online")
+
+
 def test_without_a_reason_nothing_is_done(fleet, signed_in):
     page = signed_in("anna", f"#/device/{PRESS}")
     before = fleet.acts()
