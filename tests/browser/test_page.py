@@ -321,6 +321,41 @@ def test_a_monitor_that_comes_back_is_noticed_and_nothing_is_missed(tmp_path, op
         open_page.close()
 
 
+# Nothing that the first connection says gets through once it is dead, and nobody is told.
+DEAF = """
+const listen = EventSource.prototype.addEventListener;
+EventSource.prototype.addEventListener = function (kind, listener) {
+  window.first ??= this;
+  listen.call(this, kind, (event) => {
+    if (!(window.dead && this === window.first)) listener(event);
+  });
+};
+"""
+
+
+def test_a_connection_that_died_without_a_sign_is_replaced(tmp_path, open_page):
+    write_journal(tmp_path / "journal", names(3), rounds=1)
+    with serving(tmp_path / "journal") as served:
+        page = open_page(served.url)
+        page.clock.install()
+        page.add_init_script(DEAF)
+        page.reload()
+        expect(rows(page)).to_have_count(3)
+        page.evaluate("window.dead = true")
+        with Journal.open(tmp_path / "journal") as journal:
+            born = e.DeviceBorn(device="newcomer", session=1, agent="", can_train=True, running="")
+            journal.append([born], time.time())
+        for _ in range(3):
+            page.clock.run_for(35_000)
+        expect(rows(page)).to_have_count(4)
+        open_page.close()
+
+
+def test_an_address_that_names_no_view_shows_the_fleet(served, open_page):
+    page = open_page(f"{served.url}#/constructor/%")
+    expect(rows(page)).to_have_count(40)
+
+
 def test_what_happens_is_shown_without_a_reload(tmp_path, open_page):
     write_journal(tmp_path / "journal", names(3), rounds=1)
     with serving(tmp_path / "journal") as served:

@@ -8,6 +8,7 @@ export class RequestError extends Error {
   }
 }
 
+const PATIENCE_MS = 60000;
 let csrf = "";
 
 /** Fetch a document. Throws RequestError. */
@@ -31,7 +32,12 @@ export async function whoAmI() {
 
 async function ask(path, options) {
   try {
-    return await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
+    return await fetch(path, {
+      credentials: "same-origin",
+      cache: "no-store",
+      signal: AbortSignal.timeout(PATIENCE_MS),
+      ...options,
+    });
   } catch {
     throw new RequestError(0, "the monitor does not answer; is `slimfleet monitor` running?");
   }

@@ -15,13 +15,14 @@ import { RoundsView, RoundView } from "./views/rounds.js";
 import { VersionsView } from "./views/versions.js";
 
 const VIEWS = {
+  __proto__: null, // the address may name anything
   fleet: FleetView,
   rounds: RoundsView,
   rewards: RewardsView,
   versions: VersionsView,
   audit: AuditView,
 };
-const DETAILS = { device: DeviceView, rounds: RoundView };
+const DETAILS = { __proto__: null, device: DeviceView, rounds: RoundView };
 const SAID_MS = 8000;
 
 const by = (id) => document.getElementById(id);

@@ -2,6 +2,9 @@
    changed; after a break it begins again with a snapshot, so nothing that happened meanwhile is
    missed. */
 
+import { get } from "./api.js";
+
+const QUIET_MS = 30000;
 const AGAIN_MS = [1000, 2000, 5000, 10000];
 
 /** Follows the fleet. `overview` and `rows` are what was told last. */
@@ -17,6 +20,7 @@ export class LiveFleet extends EventTarget {
     this.tries = 0;
     this.source = null;
     this.timer = 0;
+    setInterval(() => this.#doubt(), QUIET_MS);
   }
 
   /** The time on the monitor's machine: all moments that are shown come from there. */
@@ -82,6 +86,20 @@ export class LiveFleet extends EventTarget {
     this.tries += 1;
     this.timer = setTimeout(() => this.start(), wait);
     this.#tell("refused", {});
+  }
+
+  /* A connection can die without a sign, as when a laptop sleeps: after a while without news we ask
+     whether there is any. */
+  async #doubt() {
+    if (this.state !== "live" || Date.now() - this.heardAt < QUIET_MS) return;
+    const { last_event_at: known } = this.overview;
+    try {
+      const { last_event_at: newest } = await get("api/overview");
+      if (newest === known || this.overview.last_event_at !== known) return;
+    } catch {
+      this.#become("broken");
+    }
+    this.start();
   }
 
   #become(state) {
