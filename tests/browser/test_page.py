@@ -265,7 +265,7 @@ def test_the_table_is_exported_for_a_spreadsheet(served, open_page):
 def test_a_device_that_nobody_knows_is_said(served, open_page):
     open_page.expect("404")
     page = open_page(f"{served.url}#/device/nobody")
-    expect(page.get_by_role("alert")).to_contain_text("there is no device")
+    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("there is no device")
 
 
 def test_words_from_devices_are_shown_and_never_obeyed(tmp_path, open_page):
@@ -375,7 +375,7 @@ def test_a_damaged_journal_is_said_on_every_view(tmp_path, open_page):
     change(tmp_path / "journal", "DELETE FROM events WHERE idx >= 20")
     with serving(tmp_path / "journal") as served:
         page = open_page(f"{served.url}#/audit")
-        expect(page.get_by_role("alert")).to_contain_text("The journal is damaged")
+        expect(page.locator("#banners")).to_contain_text("The journal is damaged")
         expect(page.locator("main")).to_contain_text("The chain is broken")
         open_page.close()
 
