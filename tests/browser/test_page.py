@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.written_journal import names, write_journal
+from broker.messages import ContradictionKind
 from journal import events as e
 from journal.store import Journal
 from tests.unit.test_journal_feed import change
@@ -377,6 +378,32 @@ def test_a_damaged_journal_is_said_on_every_view(tmp_path, open_page):
         page = open_page(f"{served.url}#/audit")
         expect(page.locator("#banners")).to_contain_text("The journal is damaged")
         expect(page.locator("main")).to_contain_text("The chain is broken")
+        open_page.close()
+
+
+def test_a_device_that_denies_the_journal_is_told_until_it_is_settled(tmp_path, open_page):
+    write_journal(tmp_path / "journal", names(3), rounds=1)
+    denies = e.ContradictionReported(
+        device="machine-0001",
+        kind=ContradictionKind.SMALLER_TREE,
+        kept_size=90,
+        kept_root="ab" * 32,
+        seen_size=20,
+        seen_root="cd" * 32,
+        proven=True,
+    )
+    with serving(tmp_path / "journal") as served:
+        page = open_page(f"{served.url}#/audit")
+        expect(page.locator("main")).to_contain_text("The chain holds")
+        with Journal.open(tmp_path / "journal") as journal:
+            journal.append([denies], time.time())
+            expect(page.locator("#banners")).to_contain_text("1 device kept a checkpoint")
+            expect(page.locator("main")).to_contain_text("machine-0001 denies this journal")
+            expect(page.locator("main")).to_contain_text("kept a checkpoint of 90 records")
+            settled = e.ContradictionSettled(device="machine-0001", reason="restored from a copy")
+            journal.append([settled], time.time())
+            expect(page.locator("#banners")).not_to_contain_text("checkpoint")
+            expect(page.locator("main")).not_to_contain_text("denies this journal")
         open_page.close()
 
 

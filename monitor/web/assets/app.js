@@ -4,10 +4,10 @@ import { get, post, RequestError, whoAmI } from "./api.js";
 import { keepTime, moment } from "./clock.js";
 import { SIGNED_OUT, signIn } from "./dialogs.js";
 import { h, plain, quoted, replace, setText } from "./dom.js";
-import { fixed, span } from "./format.js";
+import { counted, fixed, span } from "./format.js";
 import { LiveFleet } from "./live.js";
 import { place } from "./router.js";
-import { AuditView } from "./views/audit.js";
+import { AuditView, deniers } from "./views/audit.js";
 import { DeviceView } from "./views/device.js";
 import { FleetView } from "./views/fleet.js";
 import { RewardsView } from "./views/rewards.js";
@@ -172,7 +172,7 @@ class App {
   }
 
   #told(kind, detail) {
-    if (kind !== "devices") this.#showNow();
+    this.#showNow();
     if (kind === "snapshot") {
       this.#showNames();
       this.view?.onSnapshot?.();
@@ -211,6 +211,7 @@ class App {
   }
 
   #showBanners(overview) {
+    const denying = deniers(this.live);
     const found = [
       overview.server_online === false && [
         "bad",
@@ -218,6 +219,11 @@ class App {
         "Nobody watches the leases: devices that were there are shown as stale. What is shown is the last that the journal holds.",
       ],
       overview.damage && ["bad", "The journal is damaged", overview.damage],
+      denying.length > 0 && [
+        "bad",
+        "Devices deny the journal",
+        `${counted(denying.length, "device")} kept a checkpoint that this journal cannot have grown from: see Audit.`,
+      ],
       overview.paused && ["warn", "Rounds are paused", overview.paused],
       overview.held && ["warn", "No round opens for the moment", overview.held],
       overview.withheld && ["warn", "The newest weights were not released", overview.withheld],

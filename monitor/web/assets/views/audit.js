@@ -54,6 +54,10 @@ export class AuditView {
     this.#showProof();
   }
 
+  onDevices() {
+    this.#showProof();
+  }
+
   #controls() {
     const entered = (name) => (event) => {
       this[name] = event.target.value.trim();
@@ -131,21 +135,45 @@ export class AuditView {
     const { overview } = this.app.live;
     if (!overview) return;
     const { damage } = overview;
-    const now = damage ? "damaged" : "whole";
+    const denying = deniers(this.app.live);
+    const now = JSON.stringify([damage, denying.map((row) => [row.device, row.contradiction])]);
     if (now === this.shown) return;
     this.shown = now;
-    replace(
-      this.proof,
-      damage
-        ? h("p", { class: "notice bad" }, h("strong", {}, "! The chain is broken. "), plain(damage))
-        : h(
-            "p",
-            { class: "notice good" },
-            h("strong", {}, "\u2713 The chain holds "),
-            "as far as this page has read it. What the devices have witnessed is checked by slimfleet audit verify.",
-          ),
-    );
+    replace(this.proof, damage ? broken(damage) : holds(), denying.map(denied));
   }
+}
+
+/** The devices that keep a checkpoint which denies the journal. */
+export function deniers(live) {
+  return [...live.rows.values()].filter((row) => row.contradiction);
+}
+
+function broken(damage) {
+  return h("p", { class: "notice bad" }, h("strong", {}, "! The chain is broken. "), plain(damage));
+}
+
+function holds() {
+  return h(
+    "p",
+    { class: "notice good" },
+    h("strong", {}, "\u2713 The chain holds "),
+    "as far as this page has read it. `slimfleet audit verify` checks an export of it anywhere, also against what a device has witnessed.",
+  );
+}
+
+function denied(row) {
+  return h(
+    "p",
+    { class: "notice bad" },
+    h(
+      "strong",
+      {},
+      "! ",
+      h("a", { href: address("device", row.device) }, quoted(row.device)),
+      " denies this journal. ",
+    ),
+    plain(row.contradiction),
+  );
 }
 
 function line(entry) {
