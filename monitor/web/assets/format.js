@@ -49,7 +49,7 @@ export function span(seconds) {
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
   const days = Math.floor(seconds / 86400);
-  return days < 400 ? `${days} d` : `${Math.floor(days / 365)} years`;
+  return days < 730 ? `${days} d` : `${Math.floor(days / 365)} years`;
 }
 
 /** A measured duration, in seconds. */
