@@ -22,8 +22,9 @@ from benchmarks.results import Ratio, Result, Table
 from journal import platform
 from journal.reader import DATABASE
 from journal.store import Journal
+from monitor.device_data import Seen, device_row, device_rows
 from monitor.feed import JournalFeed
-from monitor.fleet_data import Seen, device_row, device_rows, overview
+from monitor.fleet_data import overview
 from monitor.fleet_view import FleetView
 from monitor.folding import fold
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from broker.messages import Profile, Telemetry
 from journal.events import LinkState
+from monitor.device_data import Seen, release_name, site_of
 from monitor.device_view import DeviceView
-from monitor.fleet_data import Seen, release_name, site_of
 from monitor.fleet_view import FleetView
 from monitor.metric import Family, Kind, Labels, Metric, family, tidy
 

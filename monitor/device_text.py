@@ -1,4 +1,4 @@
-"""One device as text for a terminal, made from `monitor.fleet_data.device_detail`."""
+"""One device as text for a terminal, made from `monitor.device_data.device_detail`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from monitor.fleet_data import Seen
+from monitor.device_data import Seen
 from monitor.fleet_view import FleetView
 from monitor.metric import Family, Kind
 from monitor.metrics import DEVICE_LIMIT, families

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from broker.messages import DropReason
+from monitor.device_data import Seen, alarms, drift_level, site_of
 from monitor.device_view import Link
 from monitor.drift import ALARM
-from monitor.fleet_data import Seen, alarms, drift_level, site_of
 from monitor.fleet_view import FleetView
 from monitor.metric import Family, Kind, Labels, Metric, Values, family, tidy
 from monitor.round_view import STEPS, RoundView

@@ -1,4 +1,4 @@
-"""The fleet, its rounds and its rewards as text for a terminal, made from `monitor.fleet_data`."""
+"""The fleet, its rounds and its rewards as text for a terminal, made from `monitor.*_data`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from broker.messages import OperatorAction
 from journal.events import CurvePoint, OperatorActed
+from monitor.device_data import LOW_PARTICIPATION, Seen, alarms, release_name, site_of
 from monitor.device_view import DeviceView, Moment
-from monitor.fleet_data import LOW_PARTICIPATION, Seen, alarms, release_name, site_of
 from monitor.fleet_view import INCIDENTS, FleetView
 from monitor.folding import CLOCK_SLACK_S
 from monitor.kpi_report import (

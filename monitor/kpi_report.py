@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from journal.events import CurvePoint
-from monitor.fleet_data import quantile
+from monitor.round_data import quantile
 from monitor.round_view import RoundView
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from journal.disk import write_atomically
 from monitor.csv_text import csv_text
-from monitor.fleet_data import round_row
 from monitor.kpi_report import DeviceKpi, KpiReport
+from monitor.round_data import round_row
 from monitor.round_view import STEPS, RoundView
 from monitor.server_time import iso_moment
 

@@ -4,8 +4,8 @@ Series of devices cost memory in whoever collects them: above a limit of devices
 `slimfleet_device_series_omitted` says how many are left out. Retired devices have none either.
 """
 
+from monitor.device_data import Seen
 from monitor.device_metrics import DEVICE_METRICS, device_families
-from monitor.fleet_data import Seen
 from monitor.fleet_metrics import FLEET_METRICS, fleet_families
 from monitor.fleet_view import FleetView
 from monitor.metric import Family, Kind, Metric, family, tidy

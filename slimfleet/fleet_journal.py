@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
+from monitor.device_data import Seen
 from monitor.feed import JournalFeed
-from monitor.fleet_data import Seen
 from monitor.fleet_text import COLUMNS
 from slimfleet.config import ConfigError
 from slimfleet.exit_codes import ExitCode

@@ -4,9 +4,11 @@ import argparse
 import time
 from pathlib import Path
 
+from monitor.device_data import device_detail
 from monitor.device_text import device_lines
-from monitor.fleet_data import device_detail, overview, round_rows
+from monitor.fleet_data import overview
 from monitor.fleet_text import headline, round_lines
+from monitor.round_data import round_rows
 from slimfleet.config import ConfigError
 from slimfleet.fleet_journal import (
     end,

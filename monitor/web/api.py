@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from journal.reader import JournalReader
-from monitor import fleet_data
+from monitor import device_data, fleet_data, round_data
 from monitor.exposition import CONTENT_TYPE, exposition
 from monitor.web.audit_entries import PAGE, PAGE_LIMIT, audit_entry, audit_page
 from monitor.web.fleet_csv import fleet_csv
@@ -64,12 +64,12 @@ class Api:
     async def devices(self, _request: Request) -> Response:
         """Return the fleet table."""
         async with self._watch.reading() as (view, seen):
-            return reply(fleet_data.device_rows(view, seen))
+            return reply(device_data.device_rows(view, seen))
 
     async def devices_csv(self, _request: Request) -> Response:
         """Return the fleet table for a spreadsheet."""
         async with self._watch.reading() as (view, seen):
-            text = fleet_csv(fleet_data.device_rows(view, seen))
+            text = fleet_csv(device_data.device_rows(view, seen))
         return Response(
             text,
             headers={
@@ -83,7 +83,7 @@ class Api:
         """Return everything about one device."""
         name = request.path_params["name"]
         async with self._watch.reading() as (view, seen):
-            found = fleet_data.device_detail(view, name, seen)
+            found = device_data.device_detail(view, name, seen)
         return _unknown(f"device {name!r}") if found is None else reply(found)
 
     async def explain(self, request: Request) -> Response:
@@ -95,14 +95,14 @@ class Api:
     async def rounds(self, _request: Request) -> Response:
         """Return the rounds that are kept, the newest first."""
         async with self._watch.reading() as (view, _):
-            return reply(fleet_data.round_rows(view))
+            return reply(round_data.round_rows(view))
 
     async def round(self, request: Request) -> Response:
         """Return one round, device by device."""
         number = request.path_params["number"]
         async with self._watch.reading() as (view, _):
             found = view.rounds.get(number)
-            return reply(fleet_data.round_detail(found)) if found else _unknown(f"round {number}")
+            return reply(round_data.round_detail(found)) if found else _unknown(f"round {number}")
 
     async def rewards(self, _request: Request) -> Response:
         """Return what the devices earned."""

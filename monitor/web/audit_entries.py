@@ -7,7 +7,7 @@ import msgspec
 
 from journal.chain import Record
 from journal.reader import JournalReader
-from monitor.fleet_data import Data
+from monitor.device_data import Data
 
 PAGE = 50
 PAGE_LIMIT = 200

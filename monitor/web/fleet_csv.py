@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from monitor.csv_text import csv_text
-from monitor.fleet_data import Data
+from monitor.device_data import Data
 
 COLUMNS = (
     "device",

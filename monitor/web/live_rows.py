@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from monitor.fleet_data import Data, Seen, device_row, overview
+from monitor.device_data import Data, Seen, device_row
+from monitor.fleet_data import overview
 from monitor.fleet_view import FleetView
 
 KEPT_LOOKS = 30

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from broker.messages import Command, CommandResult
 from journal.errors import JournalError
+from monitor.device_data import Seen
 from monitor.feed import JournalFeed
-from monitor.fleet_data import Seen
 from monitor.fleet_view import FleetView
 from monitor.web.live_rows import LiveRows
 

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from monitor.device_data import Seen
 from monitor.feed import JournalFeed
-from monitor.fleet_data import Seen
 from monitor.fleet_view import FleetView
 from monitor.kpi_counting import kpi_report
 from monitor.kpi_report import KpiReport, Period

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 
 from journal.errors import JournalError
+from monitor.device_data import device_detail, device_rows
 from monitor.device_text import device_lines
 from monitor.feed import JournalFeed
-from monitor.fleet_data import device_detail, device_rows, overview
+from monitor.fleet_data import overview
 from monitor.fleet_text import COLUMNS
 from monitor.text_table import cut
 from monitor.top_view import (

@@ -3,8 +3,10 @@
 import pytest
 
 from journal.chain import EMPTY
+from monitor.device_data import Seen, device_rows
 from monitor.feed import JournalFeed
-from monitor.fleet_data import Seen, device_rows, reward_rows, round_rows
+from monitor.fleet_data import reward_rows
+from monitor.round_data import round_rows
 from slimfleet.simulation.campaign import SimulatedDevice, simulate
 from tests.simulation.test_golden_campaign import SETTINGS, samples
 

@@ -5,7 +5,7 @@ import asyncio
 from broker import messages as m
 from broker.topics import DeviceSays, UpTopic
 from journal import events as e
-from monitor.fleet_data import Seen, device_rows
+from monitor.device_data import Seen, device_rows
 from monitor.fleet_view import FleetView
 from monitor.folding import fold
 from tests.fakes.small_fleet import DeviceSettings, SmallFleet

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from broker.messages import DropReason, InstallState, Report, Telemetry
 from journal import events as e
+from monitor.device_data import Seen, device_detail
 from monitor.device_text import device_lines
-from monitor.fleet_data import Seen, device_detail, overview, reward_rows, round_rows
+from monitor.fleet_data import overview, reward_rows
 from monitor.fleet_text import headline, reward_lines, round_lines
 from monitor.folding import fold
+from monitor.round_data import round_rows
 from monitor.text_table import ago, cut, seconds, size, table, width
 from tests.unit.test_fleet_view import accepted, born, closed, dropped, folded, opened
 from tests.unit.test_metrics import started

@@ -17,11 +17,13 @@ from broker.messages import (
     TrainingSettings,
 )
 from journal import events as e
+from monitor.device_data import Seen, device_detail
 from monitor.device_view import Link
 from monitor.drift import ConfidenceDrift, stability_index
-from monitor.fleet_data import Seen, device_detail, overview, round_rows, version_shares
+from monitor.fleet_data import overview, version_shares
 from monitor.fleet_view import KEPT_ROUNDS, FleetView
 from monitor.folding import fold
+from monitor.round_data import round_rows
 from monitor.round_view import STEPS
 
 TRAINING = TrainingSettings(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.messages import DropReason, OperatorAction, Stage
 from journal import events as e
 from monitor.csv_text import csv_cell, csv_text
-from monitor.fleet_data import Seen
+from monitor.device_data import Seen
 from monitor.fleet_view import INCIDENTS, KEPT_ROUNDS, LEAST_ROUNDS, FleetView
 from monitor.folding import fold
 from monitor.kpi_counting import kpi_report

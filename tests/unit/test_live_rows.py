@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.messages import Telemetry
-from monitor.fleet_data import Seen, device_rows
+from monitor.device_data import Seen, device_rows
 from monitor.folding import fold
 from monitor.web.live_rows import KEPT_LOOKS, LiveRows, live_overview
 from tests.unit.test_fleet_view import accepted, born, closed, dropped, folded, opened

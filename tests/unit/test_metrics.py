@@ -16,8 +16,8 @@ from broker.messages import (
     Telemetry,
 )
 from journal import events as e
+from monitor.device_data import Seen
 from monitor.exposition import exposition
-from monitor.fleet_data import Seen
 from monitor.folding import fold
 from monitor.histogram import BOUNDS_S, Histogram
 from monitor.metric import LABEL_LIMIT, Kind

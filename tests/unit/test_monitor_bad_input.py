@@ -17,24 +17,17 @@ from journal import events as e
 from journal.errors import ChainError, JournalDamagedError
 from journal.reader import DATABASE, JournalReader
 from journal.store import Journal
+from monitor.device_data import Seen, device_detail, device_rows
 from monitor.device_view import LONGEST_TEXT, clipped
 from monitor.feed import JournalFeed
-from monitor.fleet_data import (
-    Seen,
-    device_detail,
-    device_rows,
-    overview,
-    reward_rows,
-    round_detail,
-    round_rows,
-    version_shares,
-)
+from monitor.fleet_data import overview, reward_rows, version_shares
 from monitor.fleet_view import FleetView
 from monitor.folding import fold
 from monitor.kpi_counting import kpi_report
 from monitor.kpi_page import kpi_page
 from monitor.kpi_report import Period
 from monitor.kpi_tables import tables
+from monitor.round_data import round_detail, round_rows
 from tests.unit.test_fleet_view import accepted, born, closed, dropped, folded, opened
 from tests.unit.test_kpi_report import reward
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from broker.messages import DropReason
 from journal import events as e
-from monitor.fleet_data import Seen, device_rows, overview
+from monitor.device_data import Seen, device_rows
+from monitor.fleet_data import overview
 from monitor.top_view import (
     BACKSPACE,
     DOWN,
