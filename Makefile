@@ -16,9 +16,9 @@ demo: setup ## the whole loop on this machine: broker, coordinator, eight agents
 
 test: setup programs lint ## everything that a change must pass: linters, types, import rules, all tests
 ifeq ($(ARGS),)
-	@# Whatever starts no broker and no fleet of processes shares the cores; the others get the machine to themselves.
+	@# Whatever starts no broker and no fleet of processes first; the others wait a lot, so two of their files run at a time.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/contract tests/simulation -n 2 --dist worksteal
-	@$(BIN)/python -m pytest tests/integration tests/e2e tests/browser
+	@$(BIN)/python -m pytest tests/integration tests/e2e tests/browser -n 2 --dist loadfile
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif

@@ -123,6 +123,7 @@ def _live(window: "curses.window", feed: JournalFeed, state: TopState, interval_
     window.timeout(round(1000 * interval_s))
     trouble, looked_at = "", time.monotonic()
     while not state.ended:
+        _follow_size(window)
         lines, columns = window.getmaxyx()
         seen = seen_in(feed)
         rows = device_rows(feed.view, seen)
@@ -140,6 +141,14 @@ def _live(window: "curses.window", feed: JournalFeed, state: TopState, interval_
             state = press(state, key, rows, page=max(1, lines - 6))
         if time.monotonic() - looked_at >= interval_s:
             trouble, looked_at = _look(feed), time.monotonic()
+
+
+def _follow_size(window: "curses.window") -> None:
+    """Take over the terminal's size, whether or not its signal came: under load one was missed."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    if (size.lines, size.columns) != window.getmaxyx():
+        curses.resizeterm(size.lines, size.columns)
+        window.clear()
 
 
 def _look(feed: JournalFeed) -> str:
