@@ -29,7 +29,7 @@ def evolve(state: Campaign, event: e.AnyEvent, at: float) -> Campaign:
 
 
 def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> Campaign:
-    settings = msgspec.convert(_as_meant(event.settings), Settings)
+    settings = msgspec.convert(event.settings, Settings)
     return replace(
         state,
         settings=settings,
@@ -39,15 +39,6 @@ def _campaign_started(state: Campaign, event: e.CampaignStarted, at: float) -> C
         ledger=Ledger(settings.contributions.decay),
         inference_bytes={one.width: one.inference_bytes for one in event.memory},
     )
-
-
-def _as_meant(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded settings with what a default was when they were recorded.
-
-    A campaign goes on as it began, whatever the defaults of a later version are.
-    """
-    training = {"widest_share": 0.0, **settings.get("training", {})}
-    return {**settings, "training": training}
 
 
 def _server_started(state: Campaign, event: e.ServerStarted, at: float) -> Campaign:

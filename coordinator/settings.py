@@ -91,7 +91,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rule: WidthRule = WidthRule.ORDERED_DROPOUT
     random_widths: int = 2
     draw_weights: tuple[float, ...] = ()
-    widest_share: float = 0.8
+    widest_share: float = 0.0
     distillation: float = 0.0
     scaler: bool = False
     window: WindowKind = WindowKind.PREFIX

@@ -48,7 +48,7 @@ def settings(rounds=None, **changes):
         "fleet": "plant",
         "model": "cnn1d",
         "widths": WIDTHS,
-        "training": Training(steps=2, widest_share=0.0),
+        "training": Training(steps=2),
         "rewards": Rewards(ladder=(0.125, *WIDTHS)),
         "rounds": Rounds(**(known | (rounds or {}))),
     }

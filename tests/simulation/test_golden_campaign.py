@@ -37,7 +37,7 @@ SETTINGS = msgspec.convert(
         "options": {"input_shape": [FEATURES], "classes": CLASSES, "hidden": [32, 16]},
         "widths": (0.25, 0.5, 1.0),
         "seed": 3,
-        "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.1, "widest_share": 0.0},
+        "training": {"steps": 20, "batch_size": 16, "learning_rate": 0.1},
         "rounds": {"budget": 3, "minimum": 3},
         "rewards": {"ladder": (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)},
     },

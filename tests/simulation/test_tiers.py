@@ -40,7 +40,6 @@ def settings(**changes):
             "steps": STEPS,
             "batch_size": 8,
             "learning_rate": 0.1,
-            "widest_share": 0.0,
         },
         "rounds": {"budget": 2, "deadline_s": 60},
         "contributions": {"method": "data-size", "novelty": 0},
@@ -227,7 +226,7 @@ link_bytes_per_s = 5e3
 model = "mlp"
 options = { input_shape = [6], classes = ["a", "b", "c"], hidden = [16] }
 widths = [0.5, 1.0]
-training = { steps = 8, batch_size = 8, learning_rate = 0.1, widest_share = 0.0 }
+training = { steps = 8, batch_size = 8, learning_rate = 0.1 }
 rounds = { budget = 1, minimum = 1 }
 rewards = { ladder = [0.5, 1.0] }
 contributions = { coalitions = 4 }

@@ -1,18 +1,14 @@
 """How long, and at what rate, each device trains in a round."""
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.messages import WidthCost
 from coordinator.duties import shared
-from coordinator.evolution import evolve
-from coordinator.fleet import Campaign
 from coordinator.local_training import assessment_training, ordinary_steps, round_training
 from coordinator.publications import publications
-from coordinator.settings import Contributions, Settings, Training, changed_settings
-from journal import events as e
+from coordinator.settings import Contributions, Settings, Training
 from tests.fakes.office import Office, profile, settings, share_of
 
 SMALL, LARGE = "lathe", "press"
@@ -98,23 +94,3 @@ def test_an_assessment_is_as_long_as_so_many_rounds_and_its_rate_falls_where_tha
 
 def test_a_round_before_any_was_aggregated_has_the_full_rate():
     assert round_training(campaign(learning_rate=0.2, round_decay=0.1), 0).learning_rate == 0.2
-
-
-def test_a_recorded_campaign_keeps_the_default_that_it_began_with():
-    new = campaign()
-    given = msgspec.to_builtins(new)
-    assert given["training"].pop("widest_share") == 0.8
-    started = e.CampaignStarted(
-        fleet=new.fleet,
-        model=new.model,
-        options={},
-        spec_hash="",
-        widths=new.widths,
-        ladder=new.rewards.ladder,
-        seed=0,
-        software="earlier",
-        settings=given,
-    )
-    state = evolve(Campaign(), started, 0.0)
-    assert state.settings.training.widest_share == 0.0
-    assert changed_settings(state.settings, new) == ["training.widest_share: 0.0 -> 0.8"]

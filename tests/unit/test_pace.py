@@ -27,7 +27,7 @@ from tests.fakes.office import Office, settings
 SETTINGS = Settings(
     fleet="plant",
     model="cnn1d",
-    training=Training(steps=10, widest_share=0.0),
+    training=Training(steps=10),
     rounds=Rounds(deadline_s=100.0),
     width_policy=WidthPolicy(time_share=0.8, hysteresis=0.1),
 )
@@ -106,7 +106,7 @@ LONG = (RoundForecast(width=0.25, predicted_s=160.0, step_s=5.0),)
 
 
 def steps_of(steps):
-    changed = Training(steps=steps, widest_share=0.0)
+    changed = Training(steps=steps)
     return Settings(
         fleet="plant",
         model="cnn1d",

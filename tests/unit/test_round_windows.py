@@ -196,7 +196,7 @@ def test_distillation_needs_narrower_widths_in_a_step():
     [
         # 2 steps, and 2 in which it starts; 8 of the deadline's 10 s may be used.
         (WidthRule.OWN_WIDTH, 1.0, 1.8),
-        (WidthRule.ORDERED_DROPOUT, 1.0, 0.8 * 1.8 + 0.2 * (0.3 + 0.6 + 1.2) / 3),
+        (WidthRule.ORDERED_DROPOUT, 1.0, (0.3 + 0.6 + 1.2 + 1.8) / 4),
         (WidthRule.SANDWICH, 0.5, 0.3 + 0.6),
         (WidthRule.ALL_WIDTHS, 0.5, 0.3 + 0.6),
     ],

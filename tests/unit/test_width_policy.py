@@ -18,7 +18,7 @@ SETTINGS = Settings(
     fleet="plant",
     model="cnn1d",
     widths=WIDTHS,
-    training=Training(steps=10, widest_share=0.0),
+    training=Training(steps=10),
     rounds=Rounds(deadline_s=100.0),
     width_policy=WidthPolicy(time_share=0.8, memory_share=0.5),
 )
