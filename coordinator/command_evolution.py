@@ -8,11 +8,6 @@ from coordinator.fleet import Campaign, Device
 from journal import events as e
 
 
-def by_whom(event: e.OperatorActed) -> str:
-    """Return by whom and why something was done, as in "by anna via monitor: too hot"."""
-    return f"by {event.author}: {event.reason or 'no reason given'}"
-
-
 def acted(state: Campaign, event: e.OperatorActed) -> Campaign:
     """Return the state after a command was carried out, or refused."""
     state = replace(
@@ -24,7 +19,7 @@ def acted(state: Campaign, event: e.OperatorActed) -> Campaign:
         return state
     if event.action in FLEET_ACTIONS:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
-        return replace(state, paused=f"paused {by_whom(event)}" if paused else "")
+        return replace(state, paused=f"paused {event.by_whom}" if paused else "")
     known = state.devices.get(event.device)
     return with_device(state, event.device, **_changes(known, event)) if known else state
 
@@ -33,13 +28,13 @@ def _changes(device: Device, event: e.OperatorActed) -> dict[str, Any]:
     """Return what changes of the device that a command is about."""
     match event.action:
         case OperatorAction.SUSPEND:
-            return {"suspended": f"suspended {by_whom(event)}"}
+            return {"suspended": f"suspended {event.by_whom}"}
         case OperatorAction.RESUME:
             return {"suspended": "", "retired": ""}
         case OperatorAction.RETIRE:
-            return {"retired": f"retired {by_whom(event)}", "requested": False}
+            return {"retired": f"retired {event.by_whom}", "requested": False}
         case OperatorAction.CAP_WIDTH:
-            said = f"held at {event.width:g} at most {by_whom(event)}" if event.width else ""
+            said = f"held at {event.width:g} at most {event.by_whom}" if event.width else ""
             return {"cap": event.width, "cap_reason": said}
         case OperatorAction.RE_PROFILE:
             return {"request": f"{event.operator}/{event.command_id}", "requested": True}

@@ -6,7 +6,7 @@ A repeated one, by its author and id, changes nothing more.
 
 from broker.messages import FLEET_ACTIONS, Command, DropReason, OperatorAction
 from coordinator import inputs as i
-from coordinator.command_evolution import acted, by_whom
+from coordinator.command_evolution import acted
 from coordinator.fleet import Campaign, Device, open_task, settings_of
 from coordinator.inputs import brief
 from coordinator.rollback import earlier_release, later_release, redeployed
@@ -98,7 +98,7 @@ def _consequences(
         case OperatorAction.SUSPEND:
             return _dropped(state, device, "")
         case OperatorAction.RETIRE:
-            return _dropped(state, device, brief(f"retired {by_whom(event)}"))
+            return _dropped(state, device, brief(f"retired {event.by_whom}"))
         case OperatorAction.CAP_WIDTH if device.profile:
             # As if it had just come: what it held below the other cap says nothing here.
             after = acted(state, event)
@@ -106,10 +106,10 @@ def _consequences(
             return [choice.event(device.device, commanded=True)]
         case OperatorAction.ROLL_BACK:
             digest = earlier_release(state, device, now)[0]
-            return [redeployed(state, device, digest, f"rolled back {by_whom(event)}", now)]
+            return [redeployed(state, device, digest, f"rolled back {event.by_whom}", now)]
         case OperatorAction.ROLL_FORWARD:
             digest = later_release(state, device, now)[0]
-            return [redeployed(state, device, digest, f"rolled forward {by_whom(event)}", now)]
+            return [redeployed(state, device, digest, f"rolled forward {event.by_whom}", now)]
     return []
 
 

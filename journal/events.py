@@ -627,6 +627,11 @@ class OperatorActed(Event, frozen=True, kw_only=True, tag="operator-acted"):
         """Who asked, as in "anna", or "anna via monitor"."""
         return f"{self.on_behalf_of} via {self.operator}" if self.on_behalf_of else self.operator
 
+    @property
+    def by_whom(self) -> str:
+        """By whom and why, as in "by anna via monitor: too hot"."""
+        return f"by {self.author}: {self.reason or 'no reason given'}"
+
 
 class ContradictionReported(Event, frozen=True, kw_only=True, tag="contradiction-reported"):
     """A device holds two checkpoints that cannot both be of a journal that only grew.

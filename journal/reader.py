@@ -109,28 +109,6 @@ class JournalReader:
                 return
             start = batch[-1].index + 1
 
-    def intact(self) -> Iterator[Record]:
-        """Yield the records from the first one on, up to the last that can be read.
-
-        Raises:
-            JournalError: missing, of another version, or damaged behind the records so far.
-        """
-        start, limit = 0, _BATCH
-        while True:
-            first, most = start, limit
-            try:
-                batch = self._ask(lambda connection: select_records(connection, first, most))  # noqa: B023
-            except JournalDamagedError:
-                if limit == 1:
-                    raise
-                # A batch is read as a whole: of the one with the damage some may still be there.
-                limit = 1
-                continue
-            yield from batch
-            if len(batch) < limit:
-                return
-            start = batch[-1].index + 1
-
     def head(self) -> Head:
         """Return the head as the writer last noted it.
 

@@ -128,7 +128,7 @@ def _width_chosen(view: FleetView, at: float, event: e.WidthChosen) -> None:
 
 def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
     view.actions.append((at, event))
-    said = f"{event.action} {_by(event)}"
+    said = f"{event.action} {event.by_whom}"
     if not event.done:
         said = f"{said} (refused: {event.detail})"
     if event.device and (event.done or event.device in view.devices):
@@ -141,7 +141,7 @@ def _operator(view: FleetView, at: float, event: e.OperatorActed) -> None:
         notes.append(Moment(at, "note", clipped(f"{event.author}: {event.reason}")))
     elif event.action in FLEET_ACTIONS:
         paused = event.action is OperatorAction.PAUSE_ROUNDS
-        view.paused = f"paused {_by(event)}" if paused else ""
+        view.paused = f"paused {event.by_whom}" if paused else ""
     elif event.device:
         device = view.device(event.device)
         _apply_action(device, event)
@@ -225,18 +225,14 @@ def _apply_action(device: DeviceView, event: e.OperatorActed) -> None:
     """Note on a device what an operator did to it."""
     match event.action:
         case OperatorAction.SUSPEND:
-            device.suspended = f"suspended {_by(event)}"
+            device.suspended = f"suspended {event.by_whom}"
         case OperatorAction.RESUME:
             device.suspended = device.retired = ""
         case OperatorAction.RETIRE:
-            device.retired = f"retired {_by(event)}"
+            device.retired = f"retired {event.by_whom}"
         case OperatorAction.CAP_WIDTH:
             device.cap_width = event.width
-            device.cap = f"held at {event.width:g} at most {_by(event)}" if event.width else ""
-
-
-def _by(event: e.OperatorActed) -> str:
-    return f"by {event.author}: {event.reason or 'no reason given'}"
+            device.cap = f"held at {event.width:g} at most {event.by_whom}" if event.width else ""
 
 
 _HANDLERS: dict[type, Callable[..., None]] = {

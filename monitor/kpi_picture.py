@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from journal.events import CurvePoint
 from monitor.kpi_report import KpiReport
-from monitor.picture import CURVE, DEVICE, FAINT, PAPER, SETTINGS
+from monitor.picture import CURVE, DEVICE, FAINT, PAPER, SETTINGS, draw_interval
 from monitor.round_view import AGGREGATED, RoundView
 
 if TYPE_CHECKING:
@@ -81,15 +81,7 @@ def _participation(axes: "Axes", rounds: Sequence[RoundView]) -> None:
 def _score(axes: "Axes", report: KpiReport) -> None:
     points = ([report.score_before] if report.score_before else []) + list(report.scores)
     at = [point.round for point in points]
-    axes.fill_between(
-        at,
-        [point.low for point in points],
-        [point.high for point in points],
-        color=CURVE,
-        alpha=0.18,
-        linewidth=0,
-        label="95 % interval",
-    )
+    draw_interval(axes, at, points)
     marker = "o" if len(points) <= BARS else ""
     axes.plot(
         at, [p.score for p in points], color=CURVE, marker=marker, markersize=3, linewidth=1.3

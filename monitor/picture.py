@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from monitor.kpi_report import ScorePoint
+
 # What the page replaces by its own colours, so that the drawing follows light and dark.
 INK = "#22262b"
 FAINT = "#8a929b"
@@ -96,11 +98,12 @@ def _draw(report: RunReport, kind: str, *, background: str) -> bytes:
     return target.getvalue()
 
 
-def _draw_curve(axes: "Axes", report: RunReport) -> None:
-    points = sorted(report.curve, key=lambda point: point.width)
-    widths = [point.width for point in points]
+def draw_interval(
+    axes: "Axes", at: Sequence[float], points: "Sequence[ScorePoint | CurvePoint]"
+) -> None:
+    """Draw the band between the low and the high end of each point's interval."""
     axes.fill_between(
-        widths,
+        at,
         [point.low for point in points],
         [point.high for point in points],
         color=CURVE,
@@ -108,6 +111,12 @@ def _draw_curve(axes: "Axes", report: RunReport) -> None:
         linewidth=0,
         label="95 % interval",
     )
+
+
+def _draw_curve(axes: "Axes", report: RunReport) -> None:
+    points = sorted(report.curve, key=lambda point: point.width)
+    widths = [point.width for point in points]
+    draw_interval(axes, widths, points)
     line = [point for point in points if point.offered]
     axes.plot(
         [point.width for point in line],

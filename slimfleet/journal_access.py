@@ -36,8 +36,13 @@ def journal_folder(arguments: argparse.Namespace) -> Path:
         how = (
             f"{folder} holds no journal; name the `folder` of server.toml, or a copy of its journal"
         )
+    found = find_journal(folder)
+    if found is None:
+        raise ConfigError(how)
+    return found
+
+
+def find_journal(folder: Path) -> Path | None:
+    """Return where the journal of a server's folder is, or of a journal's own; None = nowhere."""
     candidates = [folder] + [folder / below / JOURNAL for below in BELOW]
-    for candidate in candidates:
-        if (candidate / DATABASE).is_file():
-            return candidate
-    raise ConfigError(how)
+    return next((one for one in candidates if (one / DATABASE).is_file()), None)

@@ -132,7 +132,7 @@ def export_log(arguments: argparse.Namespace) -> int:
         checkpoint=files.checkpoint,
     )
     known = _known_end(files.journal)
-    last = write_lines(arguments.out, export_lines(head, files.journal.intact(), known))
+    last = write_lines(arguments.out, export_lines(head, files.journal.records(), known))
     end = decode_document(last, ExportEnd)
     sys.stdout.write(f"{arguments.out}: {end.records} events\n")
     if end.lost:

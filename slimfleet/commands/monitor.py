@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.run_weights import BELOW, JOURNAL
-from journal.reader import DATABASE
+from exporter.run_weights import JOURNAL
 from monitor.web.people import FILE
 from slimfleet.config import ConfigError, ServerConfig, read_config
 from slimfleet.exit_codes import ExitCode
+from slimfleet.journal_access import find_journal
 from slimfleet.monitor_access import add_access_commands, run_access_command
 from slimfleet.monitor_config import MonitorSection
 from slimfleet.operator_link import Access, add_access_arguments, name_argument, read_access
@@ -90,7 +90,8 @@ def _plan(
     own = base / section.cert_file, base / section.key_file
     cert, key = own if section.cert_file and not arguments.tls_cert else (None, None)
     return MonitorPlan(
-        journal=_journal(folder),
+        # Else of a server that has not started yet.
+        journal=find_journal(folder) or folder / JOURNAL,
         address=Address(
             host=arguments.host or section.host,
             port=section.port if arguments.port is None else arguments.port,
@@ -104,13 +105,6 @@ def _plan(
         access=_access(arguments, section, base),
         answer_s=arguments.timeout,
     )
-
-
-def _journal(folder: Path) -> Path:
-    for place in (folder, *(folder / below / JOURNAL for below in BELOW)):
-        if (place / DATABASE).is_file():
-            return place
-    return folder / JOURNAL  # of a server that has not started yet
 
 
 def _access(arguments: argparse.Namespace, section: MonitorSection, base: Path) -> Access | None:

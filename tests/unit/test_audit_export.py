@@ -309,7 +309,7 @@ def test_a_journal_on_a_truncated_file_is_exported_up_to_the_damage(tmp_path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size * 3 // 5 // 4096 * 4096)
     reader = JournalReader(tmp_path, salvage=True)
-    lines = lines_of(reader.intact(), checkpoint(whole, 2400))
+    lines = lines_of(reader.records(), checkpoint(whole, 2400))
     export = Export(lines)
     intact = list(export.records())
     assert 500 < len(intact) < len(whole)
@@ -324,7 +324,7 @@ def test_a_journal_edited_behind_the_servers_back_is_exported_up_to_there(tmp_pa
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("DROP TRIGGER events_are_not_changed")
         connection.execute("UPDATE events SET payload = ? WHERE idx = 9", (b"{}",))
-    lines = lines_of(JournalReader(tmp_path).intact(), None)
+    lines = lines_of(JournalReader(tmp_path).records(), None)
     assert len(list(Export(lines).records())) == 9
     assert "record 9" in json.loads(lines[-1])["lost"]
 
@@ -332,7 +332,7 @@ def test_a_journal_edited_behind_the_servers_back_is_exported_up_to_there(tmp_pa
 def test_an_export_beside_a_writer_sees_what_is_written(tmp_path):
     with Journal.open(tmp_path) as journal:
         journal.append(happened(), 1000.5)
-        lines = lines_of(JournalReader(tmp_path).intact(), None)
+        lines = lines_of(JournalReader(tmp_path).records(), None)
         journal.append([e.CampaignFinished(detail="")], 1001.0)
     assert len(list(Export(lines).records())) == COUNT
     shutil.rmtree(tmp_path)

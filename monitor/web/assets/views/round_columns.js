@@ -6,6 +6,26 @@ import { bytes, duration, fixed, NOTHING, signed, width } from "../format.js";
 import { badge } from "../icons.js";
 import { address } from "../router.js";
 
+// What a round moved, and what one device of it did.
+const BYTES_MOVED = [
+  {
+    key: "sent",
+    title: "Up",
+    group: "Bytes",
+    kind: "number",
+    value: (row) => row.sent_bytes,
+    show: (row) => bytes(row.sent_bytes),
+  },
+  {
+    key: "received",
+    title: "Down",
+    group: "Bytes",
+    kind: "number",
+    value: (row) => row.received_bytes,
+    show: (row) => bytes(row.received_bytes),
+  },
+];
+
 export const ROUND_COLUMNS = [
   {
     key: "round",
@@ -62,22 +82,7 @@ export const ROUND_COLUMNS = [
     value: (row) => row.p95_s,
     show: (row) => duration(row.p95_s ?? NaN),
   },
-  {
-    key: "sent",
-    title: "Up",
-    group: "Bytes",
-    kind: "number",
-    value: (row) => row.sent_bytes,
-    show: (row) => bytes(row.sent_bytes),
-  },
-  {
-    key: "received",
-    title: "Down",
-    group: "Bytes",
-    kind: "number",
-    value: (row) => row.received_bytes,
-    show: (row) => bytes(row.received_bytes),
-  },
+  ...BYTES_MOVED,
   {
     key: "score",
     title: "Score",
@@ -185,22 +190,7 @@ export const TASK_COLUMNS = [
     value: (row) => row.loss,
     show: (row) => fixed(row.loss ?? NaN),
   },
-  {
-    key: "sent",
-    title: "Up",
-    group: "Bytes",
-    kind: "number",
-    value: (row) => row.sent_bytes,
-    show: (row) => bytes(row.sent_bytes),
-  },
-  {
-    key: "received",
-    title: "Down",
-    group: "Bytes",
-    kind: "number",
-    value: (row) => row.received_bytes,
-    show: (row) => bytes(row.received_bytes),
-  },
+  ...BYTES_MOVED,
   {
     key: "contribution",
     title: "Contribution",
